@@ -1,0 +1,5 @@
+"""``python -m regmeta``."""
+
+from regmeta.cli import main
+
+main()

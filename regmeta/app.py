@@ -1,0 +1,190 @@
+"""Wiring: settings become a store, a database and use cases. Nothing below reads settings."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from regmeta.db import Database
+from regmeta.errors import SchemaMismatch, StoreUnavailable, UsageError
+from regmeta.settings import Settings
+from regmeta.store import BlobStore
+
+if TYPE_CHECKING:
+    from regmeta.ingest.local_registry import LocalRegistry
+    from regmeta.ingest.unit_of_work import Writer
+
+LOCK_TIMEOUT_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """A registry that is open for reading."""
+
+    settings: Settings
+    database: Database
+    store: BlobStore
+
+
+@dataclass(frozen=True, slots=True)
+class Writing(Reading):
+    """A registry that is open for writing."""
+
+    writer: Writer
+    registry: LocalRegistry
+
+
+@contextmanager
+def open_database(settings: Settings) -> Iterator[Database]:
+    """Open the database whatever schema it has; for ``regmeta db``.
+
+    Raises:
+        SchemaMismatch: there is none.
+    """
+    database = _database(settings)
+    try:
+        yield database
+    finally:
+        database.close()
+
+
+@contextmanager
+def open_for_reading(settings: Settings) -> Iterator[Reading]:
+    """Open a registry for reading. Changes nothing and clears nothing up.
+
+    Raises:
+        SchemaMismatch: there is no registry, or of another schema.
+        StoreUnavailable: the store cannot be opened.
+    """
+    with open_database(settings) as database:
+        database.check_schema()
+        store = _store(settings)
+        try:
+            yield Reading(settings, database, store)
+        finally:
+            store.close()
+
+
+@contextmanager
+def open_for_writing(settings: Settings) -> Iterator[Writing]:
+    """Open a registry for writing, and clear up after processes that have ended.
+
+    Raises:
+        SchemaMismatch, IdentityMismatch: there is no registry, or database and store do not match.
+        Unavailable, Locked: it cannot be opened now.
+    """
+    # What only writers need is not imported by readers: they start faster.
+    from regmeta.ingest.local_registry import LocalRegistry
+    from regmeta.ingest.reserve import give_back_all
+    from regmeta.ingest.retry import retried
+    from regmeta.ingest.snapshots import SnapshotWriter
+    from regmeta.ingest.unit_of_work import Writer
+    from regmeta.maintain.recover import recover
+    from regmeta.maintain.setup import check_identity
+
+    with ExitStack() as stack:
+        reading = stack.enter_context(open_for_reading(settings))
+        database, store = reading.database, reading.store
+        check_identity(database, store)
+        staging = store.open_staging()
+        stack.callback(staging.close)
+        snapshots = SnapshotWriter(database, store, staging, show_layouts=settings.layouts == "all")
+        writer = Writer(database, staging, snapshots, platform.node(), settings.actor)
+        # Before the folder goes: an intent without a folder is one of a process that has ended.
+        stack.callback(lambda: retried(lambda: give_back_all(database, staging.owner, writer.lifetimes)))
+        stack.callback(snapshots.flush_postponed)
+        registry = LocalRegistry(writer, store, mandatory_annotations=settings.lint.mandatory_annotations)
+        stack.callback(registry.close)
+        recover(writer, store)
+        yield Writing(settings, database, store, writer, registry)
+
+
+def initialise(settings: Settings) -> bool:
+    """Make a registry where the settings say; tells whether there was none.
+
+    Raises:
+        IdentityMismatch: the store or the database belongs to another.
+        StoreUnavailable, DatabaseUnavailable: it cannot be made.
+    """
+    from regmeta.maintain import schema, setup
+
+    _make_folder(Path(settings.home))
+    _make_folder(Path(settings.store))
+    path = _sqlite_path(settings)
+    if path is not None:
+        _make_folder(path.parent)
+        _make_database_file(path)
+    database = _database(settings)
+    try:
+        if database.is_sqlite:
+            database.use_write_ahead_log()
+        is_new = schema.current(database) is None
+        if is_new:
+            schema.upgrade(database, migrations_folder())
+        database.check_schema()
+        store = _store(settings)
+        try:
+            setup.make_identity(database, store)
+        finally:
+            store.close()
+    finally:
+        database.close()
+    return is_new
+
+
+def migrations_folder() -> str:
+    """Return where the revisions are: beside the package in a checkout, inside it when installed.
+
+    Raises:
+        UsageError: they are nowhere.
+    """
+    package = Path(__file__).parent
+    for folder in (package / "migrations", package.parent / "migrations"):
+        if (folder / "env.py").is_file():
+            return str(folder)
+    raise UsageError(f"no migrations beside {package}: the installation is incomplete")
+
+
+def _database(settings: Settings) -> Database:
+    path = _sqlite_path(settings)
+    if path is None:
+        return Database(settings.database)
+    from regmeta.store.locks import FileLock
+
+    if not path.is_file():
+        raise SchemaMismatch(f"{path}: no such database: 'regmeta init' makes one")
+    return Database(settings.database, file_lock=FileLock(f"{path}.lock", LOCK_TIMEOUT_S))
+
+
+def _store(settings: Settings) -> BlobStore:
+    from regmeta.store.filesystem import FilesystemStore
+
+    return FilesystemStore(settings.store)
+
+
+def _sqlite_path(settings: Settings) -> Path | None:
+    prefix, separator, path = settings.database.partition(":///")
+    if prefix != "sqlite":
+        return None
+    if not separator or not path:
+        raise UsageError(f"database {settings.database!r}: write sqlite:////absolute/path")
+    return Path(path)
+
+
+def _make_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise StoreUnavailable(f"{path}: {error.strerror}") from error
+
+
+def _make_database_file(path: Path) -> None:
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    except OSError as error:
+        raise StoreUnavailable(f"{path}: {error.strerror}") from error

@@ -1,0 +1,351 @@
+"""The one transaction of an ingest: all rows of its images, or nothing.
+
+Order of locks: repositories by id, then blobs by id (new ones by digest). Everything that is decided from
+rows is read after the repository's lock, in a statement of its own; at READ COMMITTED a statement sees what
+was committed before it began, and not what was committed before the transaction did.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Final
+from uuid import UUID
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from regmeta import db
+from regmeta.errors import LostReservation
+from regmeta.ingest import rows
+from regmeta.ingest.plan import CommitResult, Lifetimes, PlannedImage, PlannedManifest, TagChange
+from regmeta.ingest.reserve import bury, chunks
+from regmeta.ingest.statements import (
+    Change,
+    insert_ignoring,
+    lock_repositories,
+    one_effect,
+    queue_manifests,
+    record_events,
+    record_result,
+)
+from regmeta.ingest.tag_moves import move_tags
+from regmeta.models import (
+    Blob,
+    IndexMember,
+    Intent,
+    Label,
+    Manifest,
+    ManifestBlob,
+    RepositoryBlob,
+)
+from regmeta.oci.digest import Digest
+
+
+@dataclass(frozen=True, slots=True)
+class CommitPlan:
+    """All that the transaction is made from: it can be run again and has the same effect."""
+
+    ingest_id: UUID
+    owner: UUID
+    actor: str
+    source: str
+    images: Sequence[PlannedImage]
+    keys: Mapping[Digest, str]  # objects that this ingest published
+    lifetimes: Lifetimes
+
+
+@dataclass(slots=True)
+class _Context:
+    """What is known inside the transaction."""
+
+    connection: Connection
+    plan: CommitPlan
+    change: Change
+    blob_ids: dict[Digest, int] = field(default_factory=dict)
+    new_blobs: int = 0
+    new_manifests: int = 0
+    tags_changed: list[TagChange] = field(default_factory=list)
+
+    @property
+    def now(self) -> datetime:
+        """The database's clock after the lock."""
+        return self.change.stamp.now
+
+
+def commit(connection: Connection, plan: CommitPlan) -> CommitResult:
+    """Write all rows of *plan*.
+
+    Raises:
+        AlreadyCommitted: an earlier try of the same ingest took effect.
+        LostReservation: keys were taken back, or blobs have gone; nothing has happened.
+        RepositoryNotActive: a repository is being removed; nothing has happened.
+    """
+    by_repository: dict[str, list[PlannedImage]] = {}
+    for image in plan.images:
+        by_repository.setdefault(image.request.repository, []).append(image)
+    ids = lock_repositories(connection, by_repository, create=True)
+    context = _Context(connection, plan, Change(db.stamp(connection), plan.actor, plan.ingest_id))
+    one_effect(connection, context.change, plan.source)
+    _fence(context)
+    _blobs(context)
+    for name, repository_id in sorted(ids.items(), key=lambda item: item[1]):
+        _repository(context, repository_id, name, by_repository[name])
+    result = CommitResult(
+        tuple(sorted((number, name) for name, number in ids.items())),
+        context.new_manifests,
+        context.new_blobs,
+        tuple(context.tags_changed),
+    )
+    record_result(connection, context.change, result)
+    return result
+
+
+# --- fence ------------------------------------------------------------------------------------
+
+_FENCE: Final = (
+    sa.delete(Intent)
+    .where(Intent.owner == sa.bindparam("of"), Intent.key.in_(sa.bindparam("keys", expanding=True)))
+    .returning(Intent.key)
+)
+
+
+def _fence(context: _Context) -> None:
+    """Delete my intents; each must still be there, or its object may be dead already (I1)."""
+    kept: set[str] = set()
+    for some in chunks(sorted(context.plan.keys.values())):
+        kept.update(context.connection.execute(_FENCE, {"of": context.plan.owner, "keys": some}).scalars())
+    lost = frozenset(digest for digest, key in context.plan.keys.items() if key not in kept)
+    if lost:
+        raise LostReservation(lost)
+
+
+# --- blobs ------------------------------------------------------------------------------------
+
+_LOCK_BLOBS: Final = (
+    sa.select(Blob.id, Blob.digest, Blob.key, Blob.state)
+    .where(Blob.digest.in_(sa.bindparam("digests", expanding=True)))
+    .order_by(Blob.id)
+    .with_for_update(read=True, key_share=True)
+)
+
+
+def _blobs(context: _Context) -> None:
+    """Find or make the row of every blob that the images need."""
+    needed: dict[Digest, int] = {}
+    for image in context.plan.images:
+        needed.update(image.blobs)
+    found = _lock_blobs(context, needed)
+    unused = _heal_or_drop(context, found)
+    mine = {d: key for d, key in context.plan.keys.items() if d not in found and d in needed}
+    vanished = needed.keys() - found.keys() - mine.keys()
+    if vanished:
+        raise LostReservation(frozenset(vanished))
+    context.blob_ids.update({digest: row.id for digest, row in found.items()})
+    unused += _insert_blobs(context, needed, mine)
+    # Bytes that were staged for an image that was left out afterwards.
+    unused += [key for digest, key in context.plan.keys.items() if digest not in needed]
+    bury(context.connection, unused, "not needed", context.now, context.plan.lifetimes.tombstone)
+
+
+def _lock_blobs(context: _Context, digests: Collection[Digest]) -> dict[Digest, Any]:
+    found = {}
+    for some in chunks(sorted(digests)):
+        for row in context.connection.execute(_LOCK_BLOBS, {"digests": some}):
+            found[row.digest] = row
+    return found
+
+
+def _heal_or_drop(context: _Context, found: Mapping[Digest, Any]) -> list[str]:
+    """Give damaged rows the objects that were published; return keys that nobody needs."""
+    unused = []
+    for digest, row in found.items():
+        mine = context.plan.keys.get(digest)
+        if row.state == "live":
+            if mine is not None:
+                unused.append(mine)  # someone else was first
+        elif mine is None:
+            raise LostReservation(frozenset({digest}))
+        else:
+            context.connection.execute(
+                sa.update(Blob).where(Blob.id == row.id).values(key=mine, state="live")
+            )
+            unused.append(row.key)
+    return unused
+
+
+def _insert_blobs(context: _Context, needed: Mapping[Digest, int], mine: Mapping[Digest, str]) -> list[str]:
+    """Insert my blobs in digest order; return the keys of those that someone else inserted first."""
+    if not mine:
+        return []
+    now = context.now
+    lease_until = now + context.plan.lifetimes.lease
+    inserted = context.connection.execute(
+        insert_ignoring(context.connection, Blob, "digest").returning(Blob.digest, Blob.id),
+        [
+            {
+                "digest": digest,
+                "size_bytes": needed[digest],
+                "key": mine[digest],
+                "lease_until": lease_until,
+                "created_at": now,
+            }
+            for digest in sorted(mine)
+        ],
+    )
+    ids = dict(inserted.tuples().all())
+    context.new_blobs = len(ids)
+    context.blob_ids.update(ids)
+    lost_race = mine.keys() - ids.keys()
+    if lost_race:
+        theirs = _lock_blobs(context, lost_race)
+        if theirs.keys() != lost_race or any(row.state != "live" for row in theirs.values()):
+            raise LostReservation(frozenset(lost_race))
+        context.blob_ids.update({digest: row.id for digest, row in theirs.items()})
+    return [mine[digest] for digest in lost_race]
+
+
+# --- manifests --------------------------------------------------------------------------------
+
+_MANIFESTS_BY_DIGEST: Final = sa.select(Manifest.digest, Manifest.id).where(
+    Manifest.repository_id == sa.bindparam("repository"),
+    Manifest.digest.in_(sa.bindparam("digests", expanding=True)),
+)
+_RENEW_MANIFESTS: Final = (
+    sa.update(Manifest)
+    .where(
+        Manifest.id.in_(sa.bindparam("ids", expanding=True)),
+        Manifest.lease_until < sa.bindparam("below"),
+    )
+    .values(lease_until=sa.bindparam("until"))
+)
+_ABSENT: Final = (
+    sa.select(IndexMember.child_digest)
+    .join(Manifest, Manifest.id == IndexMember.index_id)
+    .where(
+        Manifest.repository_id == sa.bindparam("repository"),
+        IndexMember.absence.is_not(None),
+        IndexMember.child_digest.in_(sa.bindparam("digests", expanding=True)),
+    )
+    .distinct()
+)
+_FILL_IN: Final = (
+    sa.update(IndexMember)
+    .where(
+        IndexMember.child_digest == sa.bindparam("child"),
+        IndexMember.absence.is_not(None),
+        IndexMember.index_id.in_(
+            sa.select(Manifest.id).where(Manifest.repository_id == sa.bindparam("repository"))
+        ),
+    )
+    .values(child_id=sa.bindparam("new_child_id"), absence=None)
+)
+
+
+def _repository(context: _Context, repository_id: int, name: str, images: Sequence[PlannedImage]) -> None:
+    """Write what the images are to one repository, whose lock is held."""
+    connection = context.connection
+    planned = {m.document.digest: m for image in images for m in image.manifests}
+    ids = _insert_manifests(context, repository_id, planned)
+    new = [digest for digest in planned if digest in ids]
+    existing = [digest for digest in planned if digest not in ids]
+    outside = {digest for image in images for digest in image.here_already}
+    ids.update(_manifest_ids(context, repository_id, [*existing, *outside]))
+    if not outside <= ids.keys():
+        raise LostReservation(frozenset(outside - ids.keys()))
+    _link_blobs(context, repository_id, images)
+    _edges(context, [planned[digest] for digest in new], ids)
+    _keep(context, [ids[digest] for digest in existing])
+    _fill_in(context, repository_id, {digest: ids[digest] for digest in new})
+    record_events(
+        connection,
+        [context.change.event("manifest.pushed", repository_id, digest=digest) for digest in new],
+    )
+    lifetimes = context.plan.lifetimes
+    tags = {image.request.tag: image.root for image in images if image.request.tag is not None}
+    context.tags_changed += move_tags(
+        connection, context.change, (repository_id, name), tags, ids, lifetimes.garbage
+    )
+    untagged = {image.root for image in images if image.request.tag is None}.intersection(new)
+    queue_manifests(
+        connection,
+        context.change,
+        repository_id,
+        [ids[digest] for digest in untagged],
+        "pushed without a tag",
+        lifetimes.lease,
+    )
+    context.new_manifests += len(new)
+
+
+def _insert_manifests(
+    context: _Context, repository_id: int, planned: Mapping[Digest, PlannedManifest]
+) -> dict[Digest, int]:
+    inserted = context.connection.execute(
+        insert_ignoring(context.connection, Manifest, "repository_id", "digest").returning(
+            Manifest.digest, Manifest.id
+        ),
+        [
+            rows.manifest(
+                item,
+                repository_id=repository_id,
+                blob_id=context.blob_ids[item.document.digest],
+                now=context.now,
+                actor=context.plan.actor,
+                lease_until=context.now + context.plan.lifetimes.lease,
+            )
+            for item in planned.values()
+        ],
+    )
+    return dict(inserted.tuples().all())
+
+
+def _manifest_ids(context: _Context, repository_id: int, digests: Sequence[Digest]) -> dict[Digest, int]:
+    found: dict[Digest, int] = {}
+    for some in chunks(digests):
+        parameters = {"repository": repository_id, "digests": some}
+        found.update(context.connection.execute(_MANIFESTS_BY_DIGEST, parameters).tuples().all())
+    return found
+
+
+def _link_blobs(context: _Context, repository_id: int, images: Sequence[PlannedImage]) -> None:
+    digests = {digest for image in images for digest in image.blobs}
+    context.connection.execute(
+        insert_ignoring(context.connection, RepositoryBlob, "repository_id", "blob_id"),
+        [
+            {"repository_id": repository_id, "blob_id": blob_id, "linked_at": context.now}
+            for blob_id in sorted(context.blob_ids[digest] for digest in digests)
+        ],
+    )
+
+
+def _edges(context: _Context, new: Sequence[PlannedManifest], ids: Mapping[Digest, int]) -> None:
+    absent: dict[Digest, str] = {digest: "sparse" for image in context.plan.images for digest in image.absent}
+    for model, values in (
+        (ManifestBlob, rows.blob_edges(new, ids, context.blob_ids)),
+        (IndexMember, rows.index_members(new, ids, context.blob_ids, absent)),
+        (Label, rows.labels(new, ids)),
+    ):
+        if values:
+            context.connection.execute(sa.insert(model), values)
+
+
+def _keep(context: _Context, manifest_ids: Sequence[int]) -> None:
+    """Renew the leases of manifests that were here already, if less than half is left."""
+    lease, now = context.plan.lifetimes.lease, context.now
+    for some in chunks(sorted(manifest_ids)):
+        context.connection.execute(
+            _RENEW_MANIFESTS, {"ids": some, "below": now + lease / 2, "until": now + lease}
+        )
+
+
+def _fill_in(context: _Context, repository_id: int, new: Mapping[Digest, int]) -> None:
+    """Give indexes the children that were absent when they were pushed."""
+    for some in chunks(list(new)):
+        parameters: dict[str, Any] = {"repository": repository_id, "digests": some}
+        for child in context.connection.execute(_ABSENT, parameters).scalars().all():
+            context.connection.execute(
+                _FILL_IN,
+                {"child": child, "repository": repository_id, "new_child_id": new[child]},
+            )

@@ -1,0 +1,160 @@
+"""Values that pass between the phases of an ingest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any, Literal, Protocol
+
+from regmeta.errors import Error
+from regmeta.oci.descriptor import Descriptor
+from regmeta.oci.digest import Digest
+from regmeta.oci.image_config import ImageConfig
+from regmeta.oci.manifest import Index, Manifest
+from regmeta.sources import Source
+
+
+@dataclass(frozen=True, slots=True)
+class Lifetimes:
+    """How long what is under way is left alone, by the database's clock."""
+
+    intent: timedelta = timedelta(hours=1)  # renewed while the process works
+    lease: timedelta = timedelta(hours=24)  # a blob or manifest that nothing refers to yet
+    garbage: timedelta = timedelta(hours=1)  # before what was displaced is looked at
+    tombstone: timedelta = timedelta(hours=1)  # before a dead object is deleted: the read window
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRequest:
+    """One image of a source, and where it is to go.
+
+    Without a tag it is reachable by its digest only, until its lease ends.
+    """
+
+    source: Source
+    descriptor: Descriptor
+    repository: str
+    tag: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.repository}:{self.tag}" if self.tag else f"{self.repository}@{self.descriptor.digest}"
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedManifest:
+    """One manifest of a tree: the parsed bytes, and what its configuration says."""
+
+    document: Manifest | Index
+    config: ImageConfig
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedImage:
+    """A whole tree that was read and checked, children first, and the blobs that it needs."""
+
+    request: ImageRequest
+    manifests: tuple[PlannedManifest, ...]
+    blobs: Mapping[Digest, int]  # sizes [bytes], the manifests' own bytes included
+    in_memory: Mapping[Digest, bytes] = field(repr=False)
+    absent: frozenset[Digest] = frozenset()  # children that the source does not hold, allowed
+    here_already: frozenset[Digest] = frozenset()  # children that the repository has
+
+    @property
+    def root(self) -> Digest:
+        """The digest that the tag will point at."""
+        return self.request.descriptor.digest
+
+    @property
+    def size_bytes(self) -> int:
+        """How many bytes it would copy if nothing of it were here."""
+        return sum(self.blobs.values())
+
+
+@dataclass(frozen=True, slots=True)
+class TagChange:
+    """What a commit did to a tag; *previous* is None for a new one."""
+
+    repository: str
+    tag: str
+    digest: Digest | None
+    previous: Digest | None
+
+
+@dataclass(frozen=True, slots=True)
+class CommitResult:
+    """What one committed transaction changed."""
+
+    repositories: tuple[tuple[int, str], ...]  # ids and names
+    new_manifests: int = 0
+    new_blobs: int = 0
+    tags_changed: tuple[TagChange, ...] = ()
+
+    def to_json(self) -> dict[str, object]:
+        """Return the form that the ``ingests`` row keeps, for a retry after an unclear answer."""
+        return {
+            "repositories": [list(item) for item in self.repositories],
+            "new_manifests": self.new_manifests,
+            "new_blobs": self.new_blobs,
+            "tags_changed": [
+                [change.repository, change.tag, _optional(change.digest), _optional(change.previous)]
+                for change in self.tags_changed
+            ],
+        }
+
+    @classmethod
+    def from_json(cls, value: Any) -> CommitResult:
+        """Read what :meth:`to_json` gave."""
+        return cls(
+            tuple((number, name) for number, name in value["repositories"]),
+            value["new_manifests"],
+            value["new_blobs"],
+            tuple(
+                TagChange(repository, tag, _digest(digest), _digest(previous))
+                for repository, tag, digest, previous in value["tags_changed"]
+            ),
+        )
+
+
+def _optional(digest: Digest | None) -> str | None:
+    return None if digest is None else str(digest)
+
+
+def _digest(text: str | None) -> Digest | None:
+    return None if text is None else Digest.parse(text)
+
+
+@dataclass(frozen=True, slots=True)
+class ImageOutcome:
+    """How the import of one image ended."""
+
+    request: ImageRequest
+    status: Literal["imported", "skipped", "failed"]
+    error: Error | None = None
+    copied_bytes: int = 0
+
+
+class Progress(Protocol):
+    """Who is told how an import gets on. Called from several threads."""
+
+    def planned(self, images: int, size_bytes: int) -> None:
+        """More was found to do."""
+
+    def advanced(self, size_bytes: int) -> None:
+        """Bytes were copied."""
+
+    def finished(self, outcomes: Iterable[ImageOutcome]) -> None:
+        """Images are done: committed, skipped or failed."""
+
+
+class NoProgress:
+    """Tells nobody."""
+
+    def planned(self, images: int, size_bytes: int) -> None:
+        """Ignore it."""
+
+    def advanced(self, size_bytes: int) -> None:
+        """Ignore it."""
+
+    def finished(self, outcomes: Iterable[ImageOutcome]) -> None:
+        """Ignore it."""

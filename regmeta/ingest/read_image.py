@@ -1,0 +1,150 @@
+"""Reading a source's tree of manifests into a plan. Nothing is written.
+
+Every manifest is verified before anything that it says is followed, so that a cycle is impossible: a
+digest cannot name bytes that contain it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+from regmeta.errors import InvalidManifest, MissingContent, SizeMismatch
+from regmeta.ingest.plan import ImageRequest, PlannedImage, PlannedManifest
+from regmeta.oci import image_config, manifest, media_types
+from regmeta.oci.descriptor import Descriptor
+from regmeta.oci.digest import Digest
+from regmeta.oci.manifest import Index, Manifest
+
+MAX_INDEX_DEPTH: Final = 16
+MAX_TREE_BYTES: Final = 64 * 1024 * 1024  # [bytes] of all manifests of one image together
+
+FindConfig = Callable[[Descriptor], bytes | None]
+FindManifest = Callable[[str, Digest], bool]
+
+
+@dataclass(slots=True)
+class _Tree:
+    """What is known of a tree while it is read."""
+
+    request: ImageRequest
+    sparse: bool
+    find_config: FindConfig
+    has_manifest: FindManifest
+    manifests: list[PlannedManifest] = field(default_factory=list)
+    seen: set[Digest] = field(default_factory=set)
+    blobs: dict[Digest, int] = field(default_factory=dict)
+    in_memory: dict[Digest, bytes] = field(default_factory=dict)
+    absent: set[Digest] = field(default_factory=set)
+    here_already: set[Digest] = field(default_factory=set)
+    manifest_bytes: int = 0
+
+
+def read_image(
+    request: ImageRequest, *, sparse: bool, find_config: FindConfig, has_manifest: FindManifest
+) -> PlannedImage:
+    """Read the whole tree below an image's descriptor.
+
+    *find_config* looks in the store for a configuration that the source does not hold;
+    *has_manifest* tells whether the repository has a child that the source does not hold. With
+    *sparse*, a child that neither has is left out and noted.
+
+    Raises:
+        InvalidManifest: a manifest of the tree is not valid, nests too deep, or the tree is too large.
+        MissingContent: a manifest, or an image's configuration, is nowhere; names it and its parent.
+        IntegrityError: bytes do not have their digest or size.
+    """
+    tree = _Tree(request, sparse, find_config, has_manifest)
+    _read(tree, request.descriptor, None, 0)
+    return PlannedImage(
+        request,
+        tuple(tree.manifests),
+        tree.blobs,
+        tree.in_memory,
+        frozenset(tree.absent),
+        frozenset(tree.here_already),
+    )
+
+
+def _read(tree: _Tree, descriptor: Descriptor, parent: Digest | None, depth: int) -> None:
+    if descriptor.digest in tree.seen:
+        return
+    if depth > MAX_INDEX_DEPTH:
+        raise InvalidManifest(f"{tree.request.descriptor.digest}: indexes nest deeper than {MAX_INDEX_DEPTH}")
+    try:
+        content = tree.request.source.read(descriptor, manifest.MAX_MANIFEST_BYTES)
+    except MissingContent:
+        if parent is None:
+            raise
+        _missing_child(tree, descriptor, parent)
+        return
+    tree.manifest_bytes += len(content)
+    if tree.manifest_bytes > MAX_TREE_BYTES:
+        raise InvalidManifest(
+            f"{tree.request.descriptor.digest}: its manifests have more than {MAX_TREE_BYTES} bytes together"
+        )
+    document = manifest.parse(content, descriptor.digest, descriptor.media_type, verified=True)
+    tree.seen.add(descriptor.digest)
+    config = image_config.UNKNOWN
+    if isinstance(document, Index):
+        for child in document.manifests:
+            if manifest.may_be_manifest(child.media_type):
+                _read(tree, child, document.digest, depth + 1)
+            else:
+                _need(tree, child, document.digest)
+    else:
+        config = _read_blobs(tree, document)
+    _need(tree, descriptor, document.digest)
+    tree.in_memory[descriptor.digest] = content
+    tree.manifests.append(PlannedManifest(document, config))
+
+
+def _missing_child(tree: _Tree, child: Descriptor, parent: Digest) -> None:
+    if tree.has_manifest(tree.request.repository, child.digest):
+        tree.here_already.add(child.digest)
+    elif tree.sparse:
+        tree.absent.add(child.digest)
+    else:
+        raise MissingContent(
+            f"{tree.request.source.location}: holds no manifest {child.digest}, which the index"
+            f" {parent} lists (--sparse takes the index without it)"
+        )
+
+
+def _read_blobs(tree: _Tree, document: Manifest) -> image_config.ImageConfig:
+    for descriptor in document.layers:
+        if descriptor.media_type not in media_types.NON_DISTRIBUTABLE:
+            _need(tree, descriptor, document.digest)
+    _need(tree, document.config, document.digest)
+    if (
+        document.config.media_type not in media_types.IMAGE_CONFIGS
+        or document.config.size_bytes > image_config.MAX_CONFIG_BYTES
+    ):
+        return image_config.UNKNOWN
+    content = tree.in_memory.get(document.config.digest)
+    if content is None:
+        content = _config_content(tree, document)
+        tree.in_memory[document.config.digest] = content
+    return image_config.parse(content)
+
+
+def _config_content(tree: _Tree, document: Manifest) -> bytes:
+    try:
+        return tree.request.source.read(document.config, image_config.MAX_CONFIG_BYTES)
+    except MissingContent:
+        content = tree.find_config(document.config)
+        if content is None:
+            raise MissingContent(
+                f"{tree.request.source.location}: holds no configuration {document.config.digest},"
+                f" which the manifest {document.digest} names"
+            ) from None
+        return content
+
+
+def _need(tree: _Tree, descriptor: Descriptor, parent: Digest) -> None:
+    known = tree.blobs.setdefault(descriptor.digest, descriptor.size_bytes)
+    if known != descriptor.size_bytes:
+        raise SizeMismatch(
+            f"{descriptor.digest}: {parent} says {descriptor.size_bytes} bytes, another manifest says {known}"
+        )

@@ -1,0 +1,159 @@
+"""Rows of the phases before the commit: intents for keys to be written, leases on what is here already.
+
+=========  ===============================================  =====================  ==============
+step       durable effect                                   a crash leaves         repaired by
+=========  ===============================================  =====================  ==============
+reserve    intents, and leases that last long enough        intents, no objects    ``recover``
+renew      intents that expire later                        the same               ``recover``
+give back  tombstones in place of intents                   tombstones             the collector
+=========  ===============================================  =====================  ==============
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final, TypeVar
+from uuid import UUID
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from regmeta import db
+from regmeta.db import Database
+from regmeta.ingest.plan import Lifetimes
+from regmeta.models import Blob, Intent, Tombstone
+from regmeta.oci.digest import Digest
+from regmeta.store import new_key
+
+CHUNK: Final = 500  # parameters of one IN list; both databases take thirty times as many
+_T = TypeVar("_T")
+
+_BLOBS_BY_DIGEST: Final = sa.select(
+    Blob.id, Blob.digest, Blob.size_bytes, Blob.key, Blob.state, Blob.lease_until
+).where(Blob.digest.in_(sa.bindparam("digests", expanding=True)))
+_LOCK_BLOBS: Final = (
+    sa.select(Blob.id)
+    .where(Blob.id.in_(sa.bindparam("ids", expanding=True)))
+    .order_by(Blob.id)
+    .with_for_update(key_share=True)
+)
+_RENEW_LEASES: Final = (
+    sa.update(Blob)
+    .where(Blob.id.in_(sa.bindparam("ids", expanding=True)))
+    .values(lease_until=sa.bindparam("until"))
+)
+_INSERT_INTENTS: Final = sa.insert(Intent)
+_RENEW_INTENTS: Final = (
+    sa.update(Intent).where(Intent.owner == sa.bindparam("of")).values(expires_at=sa.bindparam("until"))
+)
+_TAKE_BACK: Final = (
+    sa.delete(Intent)
+    .where(Intent.owner == sa.bindparam("of"), Intent.key.in_(sa.bindparam("keys", expanding=True)))
+    .returning(Intent.key)
+)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredBlob:
+    """A live row that an ingest relies on."""
+
+    key: str
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    """What a reserve found and what it promised to write."""
+
+    stored: Mapping[Digest, StoredBlob]
+    keys: Mapping[Digest, str]
+
+
+def reserve(
+    database: Database, wanted: Collection[Digest], owner: UUID, host: str, lifetimes: Lifetimes
+) -> Reservation:
+    """Lease what is live of *wanted*, and make intents for the rest. One transaction.
+
+    A damaged blob is reserved like a missing one: the new object heals its row.
+    """
+    stored: dict[Digest, StoredBlob] = {}
+    with database.transaction() as connection:
+        now = db.clock(connection)
+        for digests in chunks(sorted(wanted)):
+            stored.update(_lease(connection, digests, now, lifetimes.lease))
+        keys = {digest: new_key(digest) for digest in sorted(wanted) if digest not in stored}
+        if keys:
+            expires_at = now + lifetimes.intent
+            rows = [
+                {
+                    "key": key,
+                    "digest": digest,
+                    "owner": owner,
+                    "host": host,
+                    "created_at": now,
+                    "expires_at": expires_at,
+                }
+                for digest, key in keys.items()
+            ]
+            connection.execute(_INSERT_INTENTS, rows)
+    return Reservation(stored, keys)
+
+
+def renew(database: Database, owner: UUID, lifetimes: Lifetimes) -> None:
+    """Let the intents of this process expire later, because it is still at work."""
+    with database.transaction() as connection:
+        until = db.clock(connection) + lifetimes.intent
+        connection.execute(_RENEW_INTENTS, {"of": owner, "until": until})
+
+
+def give_back(database: Database, owner: UUID, keys: Collection[str], lifetimes: Lifetimes) -> None:
+    """Turn intents of this process into tombstones: their objects may be there, and are not wanted."""
+    with database.transaction() as connection:
+        taken: list[str] = []
+        for some in chunks(sorted(keys)):
+            taken += connection.execute(_TAKE_BACK, {"of": owner, "keys": some}).scalars()
+        bury(connection, taken, "aborted", db.clock(connection), lifetimes.tombstone)
+
+
+def bury(connection: Connection, keys: Iterable[str], reason: str, now: datetime, delay: timedelta) -> None:
+    """Insert tombstones: these objects are dead, and are deleted after *delay*."""
+    rows = [{"key": key, "reason": reason, "created_at": now, "not_before": now + delay} for key in keys]
+    if rows:
+        connection.execute(sa.insert(Tombstone), rows)
+
+
+def chunks(items: Sequence[_T], size: int = CHUNK) -> Iterator[Sequence[_T]]:
+    """Cut a sequence into pieces that fit one IN list."""
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
+
+
+def _lease(
+    connection: Connection,
+    digests: Sequence[Digest],
+    now: datetime,
+    lease: timedelta,
+) -> dict[Digest, StoredBlob]:
+    rows = connection.execute(_BLOBS_BY_DIGEST, {"digests": digests}).all()
+    live = [row for row in rows if row.state == "live"]
+    # Leases are rewritten only when less than half is left, so that a popular layer is not written
+    # with every image that uses it.
+    short = [row.id for row in live if row.lease_until < now + lease / 2]
+    gone: set[int] = set()
+    if short:
+        # Locked in id order; a row that a collector has just removed is not among them.
+        locked = connection.execute(_LOCK_BLOBS, {"ids": short}).scalars().all()
+        connection.execute(_RENEW_LEASES, {"ids": locked, "until": now + lease})
+        gone = set(short).difference(locked)
+    return {row.digest: StoredBlob(row.key, row.size_bytes) for row in live if row.id not in gone}
+
+
+def give_back_all(database: Database, owner: UUID, lifetimes: Lifetimes) -> None:
+    """Turn every intent of a process that ends into a tombstone."""
+    with database.transaction() as connection:
+        taken = connection.execute(
+            sa.delete(Intent).where(Intent.owner == owner).returning(Intent.key)
+        ).scalars()
+        bury(connection, taken.all(), "aborted", db.clock(connection), lifetimes.tombstone)

@@ -1,0 +1,215 @@
+"""After the commit: the store's own copy of which repository holds what under which tag.
+
+=================  ====================================  =====================================  ==========
+step               durable effect                        a crash right after leaves             repaired by
+=================  ====================================  =====================================  ==========
+(commit)           a row in ``layout_outbox``            an old snapshot, and a row that says   the next
+                                                         so                                     writer
+write snapshot     ``layouts/<repository>/_<epoch>-      the same; the snapshot is newer than   the next
+                   <revision>.<uuid>.json``              the row knows, which harms nothing     writer
+show layout        none that is relied on                a stale ``_layout``                    the next
+                                                                                                writer
+clear the row      the row is gone                       older snapshots beside the new one     the next
+                                                                                                snapshot
+remove older ones  they are gone                         --                                     --
+=================  ====================================  =====================================  ==========
+
+A snapshot has a name of its own, so a late writer of an old revision overwrites nothing; a rebuild takes
+the greatest (epoch, revision). The name starts with an underscore since ``foo/1-2.x.json`` is a legal
+repository name and ``foo/_1-2.x.json`` is not.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+from uuid import uuid4
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from regmeta import errors
+from regmeta.db import Database
+from regmeta.models import Blob, LayoutOutbox, Manifest, Repository, RepositoryBlob, StoreIdentity, Tag
+from regmeta.oci import layout
+from regmeta.oci.descriptor import REF_NAME, Descriptor
+from regmeta.oci.digest import Digest
+from regmeta.store import BlobStore, Staging
+
+_log = logging.getLogger(__name__)
+
+SMALL_REPOSITORY_ENTRIES: Final = 1000
+COALESCE_S: Final = 5.0  # [s] a larger repository's snapshot is written at most this often
+REPOSITORY_ANNOTATION: Final = "io.regmeta.repository"
+REVISION_ANNOTATION: Final = "io.regmeta.revision"
+STATE_ANNOTATION: Final = "io.regmeta.state"
+_NAME: Final = re.compile(r"_(\d+)-(\d+)\.[0-9a-f]{32}\.json")
+
+_REPOSITORY: Final = sa.select(
+    Repository.name,
+    Repository.state,
+    Repository.revision,
+    sa.select(StoreIdentity.epoch).scalar_subquery(),
+).where(Repository.id == sa.bindparam("of"))
+_TAGGED: Final = (
+    sa.select(Tag.name, Manifest.digest, Manifest.media_type, Manifest.size_bytes, Manifest.artifact_type)
+    .join(Manifest, Manifest.id == Tag.manifest_id)
+    .where(Tag.repository_id == sa.bindparam("of"), Tag.ended_at.is_(None))
+    .order_by(Tag.name)
+)
+_UNTAGGED: Final = (
+    sa.select(Manifest.digest, Manifest.media_type, Manifest.size_bytes, Manifest.artifact_type)
+    .where(
+        Manifest.repository_id == sa.bindparam("of"),
+        ~sa.exists().where(Tag.manifest_id == Manifest.id, Tag.ended_at.is_(None)),
+    )
+    .order_by(Manifest.id)
+)
+_OBJECTS: Final = (
+    sa.select(Blob.digest, Blob.key)
+    .join(RepositoryBlob, RepositoryBlob.blob_id == Blob.id)
+    .where(RepositoryBlob.repository_id == sa.bindparam("of"), Blob.state == "live")
+)
+_CLEAR: Final = sa.delete(LayoutOutbox).where(
+    LayoutOutbox.repository_id == sa.bindparam("of"), LayoutOutbox.revision <= sa.bindparam("up_to")
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """One repository at one revision."""
+
+    repository: str
+    version: tuple[int, int]  # epoch, revision
+    content: bytes
+    entries: int
+
+
+class SnapshotWriter:
+    """Writes the snapshots of one process. Any number of processes may do so at once."""
+
+    def __init__(
+        self,
+        database: Database,
+        store: BlobStore,
+        staging: Staging,
+        *,
+        show_layouts: bool,
+        clock_s: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._database = database
+        self._store = store
+        self._staging = staging
+        self._show_layouts = show_layouts
+        self._clock_s = clock_s
+        self._large: dict[int, float] = {}  # repository id -> when its snapshot was last written
+        self._postponed: dict[int, dict[Digest, str]] = {}
+
+    def flush(
+        self, repository_id: int, objects: Mapping[Digest, str] | None = None, *, now: bool = False
+    ) -> None:
+        """Write a repository's snapshot and clear its row, unless it is large and was written just now.
+
+        *objects* are those that an ingest added, to be shown in the layout; without them all are.
+        *now* writes it in any case.
+
+        Raises:
+            Error: it could not be written; the row stands, and the next writer does it.
+        """
+        if objects is not None:
+            self._postponed.setdefault(repository_id, {}).update(objects)
+        last_s = self._large.get(repository_id)
+        if not now and last_s is not None and self._clock_s() - last_s < COALESCE_S:
+            return
+        snapshot = self._write(repository_id)
+        if self._show_layouts and self._store.layouts is not None:
+            self._show(repository_id, snapshot, everything=objects is None)
+        with self._database.transaction() as connection:
+            connection.execute(_CLEAR, {"of": repository_id, "up_to": snapshot.version[1]})
+        self._remove_older(snapshot)
+        if snapshot.entries > SMALL_REPOSITORY_ENTRIES:
+            self._large[repository_id] = self._clock_s()
+
+    def flush_quietly(
+        self, repository_id: int, objects: Mapping[Digest, str] | None = None, *, now: bool = False
+    ) -> None:
+        """Do the same, but only log what goes wrong: what was committed is committed."""
+        try:
+            self.flush(repository_id, objects, now=now)
+        except errors.Error as error:
+            _log.warning("a snapshot is left for the next writer: %s", error)
+
+    def flush_postponed(self) -> None:
+        """Write what was put off."""
+        for repository_id in list(self._postponed):
+            self.flush_quietly(repository_id, {}, now=True)
+
+    def flush_outbox(self) -> int:
+        """Write every snapshot that is behind; returns how many that were."""
+        with self._database.read() as connection:
+            pending = connection.execute(sa.select(LayoutOutbox.repository_id)).scalars().all()
+        for repository_id in pending:
+            self.flush_quietly(repository_id, now=True)
+        return len(pending)
+
+    def _write(self, repository_id: int) -> Snapshot:
+        with self._database.read() as connection:
+            snapshot = take_snapshot(connection, repository_id)
+        epoch, revision = snapshot.version
+        name = f"layouts/{snapshot.repository}/_{epoch}-{revision}.{uuid4().hex}.json"
+        self._staging.write_record(name, snapshot.content)
+        return snapshot
+
+    def _show(self, repository_id: int, snapshot: Snapshot, *, everything: bool) -> None:
+        objects: Iterable[tuple[Digest, str]] = self._postponed.get(repository_id, {}).items()
+        if everything:
+            with self._database.read() as connection:
+                objects = connection.execute(_OBJECTS, {"of": repository_id}).tuples().all()
+        assert self._store.layouts is not None
+        findings = self._store.layouts.update(
+            snapshot.repository, snapshot.version, snapshot.content, objects
+        )
+        self._postponed.pop(repository_id, None)
+        for finding in findings:
+            _log.warning("the layout of %s is incomplete: %s", snapshot.repository, finding)
+
+    def _remove_older(self, snapshot: Snapshot) -> None:
+        for name in self._store.list_records(f"layouts/{snapshot.repository}"):
+            version = version_of(name)
+            if version is not None and version < snapshot.version:
+                self._store.delete_record(name)
+
+
+def version_of(record_name: str) -> tuple[int, int] | None:
+    """Return (epoch, revision) of a snapshot's name, None for anything else."""
+    match = _NAME.fullmatch(record_name.rpartition("/")[2])
+    return (int(match[1]), int(match[2])) if match else None
+
+
+def take_snapshot(connection: Connection, repository_id: int) -> Snapshot:
+    """Read one repository, of one moment: every tag, then every manifest that has none."""
+    of = {"of": repository_id}
+    name, state, revision, epoch = connection.execute(_REPOSITORY, of).one()
+    entries = [_entry(row, row.name) for row in connection.execute(_TAGGED, of)]
+    entries += [_entry(row, None) for row in connection.execute(_UNTAGGED, of)]
+    annotations = {
+        REPOSITORY_ANNOTATION: name,
+        REVISION_ANNOTATION: f"{epoch}-{revision}",
+        STATE_ANNOTATION: state,
+    }
+    content = layout.index_content(entries, annotations)
+    return Snapshot(name, (epoch, revision), content, len(entries))
+
+
+def _entry(row: Any, tag: str | None) -> Descriptor:
+    return Descriptor(
+        row.media_type,
+        row.digest,
+        row.size_bytes,
+        {} if tag is None else {REF_NAME: tag},
+        artifact_type=row.artifact_type,
+    )

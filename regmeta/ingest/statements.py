@@ -1,0 +1,186 @@
+"""Statements that several transactions share, for both databases: the repository lock comes first."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Final
+from uuid import UUID
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import Connection
+
+from regmeta import db
+from regmeta.errors import RepositoryNotActive
+from regmeta.ingest.plan import CommitResult
+from regmeta.ingest.reserve import chunks
+from regmeta.models import Base, DatabaseClock, Event, GcTask, Ingest, LayoutOutbox, Repository
+from regmeta.models.base import UtcTime
+from regmeta.oci.digest import Digest
+
+_NOW: Final = sa.type_coerce(DatabaseClock(), UtcTime())
+_REPOSITORY_IDS: Final = sa.select(Repository.name, Repository.id).where(
+    Repository.name.in_(sa.bindparam("names", expanding=True))
+)
+_LOCK_REPOSITORY: Final = (
+    sa.update(Repository)
+    .where(Repository.id == sa.bindparam("of"))
+    .values(
+        revision=Repository.revision + 1,
+        updated_at=_NOW,
+        state=sa.case((Repository.state == "deleted", "active"), else_=Repository.state),
+    )
+    .returning(Repository.state, Repository.revision)
+)
+
+
+_RECORD_RESULT: Final = (
+    sa.update(Ingest).where(Ingest.id == sa.bindparam("of")).values(result=sa.bindparam("answer"))
+)
+
+
+class AlreadyCommitted(Exception):
+    """The ingest took effect before; carries what it answered then."""
+
+    def __init__(self, result: CommitResult) -> None:
+        super().__init__("committed before")
+        self.result = result
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What a transaction says of itself in every row that it writes."""
+
+    stamp: db.Stamp
+    actor: str
+    ingest_id: UUID
+
+    def event(
+        self,
+        kind: str,
+        repository_id: int,
+        *,
+        tag: str | None = None,
+        digest: Digest | None = None,
+        previous: Digest | None = None,
+    ) -> dict[str, Any]:
+        """Return the row of one event."""
+        return {
+            "transaction_id": self.stamp.transaction_id,
+            "occurred_at": self.stamp.now,
+            "kind": kind,
+            "repository_id": repository_id,
+            "tag": tag,
+            "digest": digest,
+            "previous_digest": previous,
+            "actor": self.actor,
+            "ingest_id": self.ingest_id,
+        }
+
+
+def insert_ignoring(connection: Connection, model: type[Base], *key: str) -> Any:
+    """Return an INSERT that does nothing where a row with the same *key* stands already."""
+    return _insert(connection, model).on_conflict_do_nothing(index_elements=key)
+
+
+def lock_repositories(connection: Connection, names: Collection[str], *, create: bool) -> dict[str, int]:
+    """Lock repositories in id order, count their revisions up and queue their snapshots.
+
+    A repository that was deleted comes back; one that is being purged refuses. Without *create*, one that
+    does not exist is left out of the answer.
+
+    Raises:
+        RepositoryNotActive: names the repository.
+    """
+    if create:
+        insert = insert_ignoring(connection, Repository, "name").values(created_at=_NOW, updated_at=_NOW)
+        connection.execute(insert, [{"name": name} for name in sorted(names)])
+    ids: dict[str, int] = {}
+    for some in chunks(sorted(names)):
+        ids.update(connection.execute(_REPOSITORY_IDS, {"names": some}).tuples().all())
+    outbox = []
+    for name, repository_id in sorted(ids.items(), key=lambda item: item[1]):
+        state, revision = connection.execute(_LOCK_REPOSITORY, {"of": repository_id}).one()
+        if state != "active":
+            raise RepositoryNotActive(f"{name}: the repository is being removed")
+        outbox.append({"repository_id": repository_id, "revision": revision})
+    if outbox:
+        insert = _insert(connection, LayoutOutbox).values(queued_at=_NOW)
+        connection.execute(
+            insert.on_conflict_do_update(
+                index_elements=["repository_id"], set_={"revision": insert.excluded.revision}
+            ),
+            outbox,
+        )
+    return ids
+
+
+def one_effect(connection: Connection, change: Change, source: str) -> None:
+    """Note that this ingest takes effect, so that no later try of it does.
+
+    Raises:
+        AlreadyCommitted: an earlier try took effect; nothing has happened now.
+    """
+    values = {
+        "id": change.ingest_id,
+        "committed_at": change.stamp.now,
+        "actor": change.actor,
+        "source": source,
+        "result": {},
+    }
+    if connection.execute(insert_ignoring(connection, Ingest, "id"), values).rowcount == 0:
+        found = connection.execute(sa.select(Ingest.result).where(Ingest.id == change.ingest_id))
+        raise AlreadyCommitted(CommitResult.from_json(found.scalar_one()))
+
+
+def record_result(connection: Connection, change: Change, result: CommitResult) -> None:
+    """Keep what this ingest answers, for a retry after an unclear answer."""
+    connection.execute(_RECORD_RESULT, {"of": change.ingest_id, "answer": result.to_json()})
+
+
+def queue_manifests(
+    connection: Connection,
+    change: Change,
+    repository_id: int,
+    manifest_ids: Iterable[int],
+    reason: str,
+    delay: timedelta,
+) -> None:
+    """Ask the collector to look at manifests after *delay*; asking again puts it off, never forgets it."""
+    values = [
+        {
+            "kind": "manifest",
+            "target_id": manifest_id,
+            "repository_id": repository_id,
+            "reason": reason,
+            "created_at": change.stamp.now,
+            "not_before": change.stamp.now + delay,
+        }
+        for manifest_id in sorted(set(manifest_ids))
+    ]
+    if values:
+        insert = _insert(connection, GcTask)
+        connection.execute(
+            insert.on_conflict_do_update(
+                index_elements=["kind", "target_id"],
+                set_={
+                    "reason": insert.excluded.reason,
+                    "not_before": insert.excluded.not_before,
+                    "attempts": 0,
+                },
+            ),
+            values,
+        )
+
+
+def record_events(connection: Connection, events: list[dict[str, Any]]) -> None:
+    """Add to the feed of changes."""
+    if events:
+        connection.execute(sa.insert(Event), events)
+
+
+def _insert(connection: Connection, model: type[Base]) -> Any:
+    dialect = sqlite if connection.dialect.name == "sqlite" else postgresql
+    return dialect.insert(model)

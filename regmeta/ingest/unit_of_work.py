@@ -1,0 +1,243 @@
+"""The phases of one ingest, as a state that they cannot be called out of.
+
+::
+
+    OPEN --reserve--> RESERVED --publish--> PUBLISHED --commit--> COMMITTED --finish--> FINISHED
+                       ^  stage  |              |
+                       +-reserve-+--------------+           (abort: from any state before COMMITTED)
+
+=========  =========================================  ======================================  ============
+phase      durable effect                             a crash right after leaves              repaired by
+=========  =========================================  ======================================  ============
+reserve    one transaction: intents for the keys to   intents without objects                 ``recover``
+           be written, leases on blobs that are here
+stage      flushed files in this process's folder     files of an owner that is gone          ``recover``
+publish    files at their keys, folders flushed       objects with an intent                  ``recover``
+**commit** **one transaction: repository lock,        everything, or nothing                  --
+           ingest id, fence, blobs, manifests,
+           edges, tags, events, outbox, tasks**
+finish     a snapshot of each repository, its outbox  a stale snapshot, and a row that says   the next
+           row cleared                                so                                      writer
+abort      tombstones in place of intents             the same                                the collector
+=========  =========================================  ======================================  ============
+
+The commit is a function of what was staged and is tried again **alone**: after a serialization failure, a
+deadlock, a lock time-out, a lost unique race, or a connection that broke, even at COMMIT, since the ingest's
+id makes a second effect impossible. When the fence fails (keys were taken back while this process was
+frozen) or a blob that was here has gone, the ingest goes back to ``reserve`` for those digests, with new
+keys.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from uuid import UUID, uuid4
+
+from regmeta import errors
+from regmeta.db import Database
+from regmeta.ingest import reserve
+from regmeta.ingest.commit import CommitPlan, commit
+from regmeta.ingest.plan import CommitResult, Lifetimes, PlannedImage
+from regmeta.ingest.reserve import StoredBlob
+from regmeta.ingest.retry import retried
+from regmeta.ingest.snapshots import SnapshotWriter
+from regmeta.ingest.statements import AlreadyCommitted
+from regmeta.oci.digest import Digest
+from regmeta.store import ByteStream, Staged, Staging
+
+_log = logging.getLogger(__name__)
+
+
+class Phase(Enum):
+    """Where an ingest stands."""
+
+    OPEN = "open"
+    RESERVED = "reserved"
+    PUBLISHED = "published"
+    COMMITTED = "committed"
+    FINISHED = "finished"
+    ABORTED = "aborted"
+
+
+class PhaseError(RuntimeError):
+    """A phase was called out of order: a bug in the caller."""
+
+
+@dataclass(frozen=True, slots=True)
+class Writer:
+    """What all ingests of one process share."""
+
+    database: Database
+    staging: Staging
+    snapshots: SnapshotWriter
+    host: str
+    actor: str
+    lifetimes: Lifetimes = field(default_factory=Lifetimes)
+
+
+class UnitOfWork:
+    """One ingest. Only ``stage`` may be called from several threads."""
+
+    def __init__(self, writer: Writer, source: str, *, clock_s: Callable[[], float] = time.monotonic) -> None:
+        self.id: UUID = uuid4()
+        self.phase = Phase.OPEN
+        self._writer = writer
+        self._source = source
+        self._clock_s = clock_s
+        self._renewed_s = clock_s()
+        self._stored: dict[Digest, StoredBlob] = {}
+        self._keys: dict[Digest, str] = {}
+        self._staged: dict[Digest, Staged] = {}
+        self._published: set[Digest] = set()
+        self._result: CommitResult | None = None
+        self._images: Sequence[PlannedImage] = ()
+
+    @property
+    def missing(self) -> list[Digest]:
+        """What is reserved and not staged yet."""
+        return [digest for digest in self._keys if digest not in self._staged]
+
+    @property
+    def stored(self) -> Mapping[Digest, StoredBlob]:
+        """What was here when it was reserved."""
+        return self._stored
+
+    def reserve(self, wanted: Mapping[Digest, int]) -> None:
+        """Lease what is here of *wanted* (digest to size), and promise to write the rest.
+
+        May be called again, also after ``publish``: with digests that were not known before, or with
+        those of a :class:`LostReservation`, which then get new keys.
+        """
+        self._require(Phase.OPEN, Phase.RESERVED, Phase.PUBLISHED)
+        owner, lifetimes = self._writer.staging.owner, self._writer.lifetimes
+        stale = [self._keys[digest] for digest in wanted if digest in self._keys]
+        found: reserve.Reservation = retried(
+            lambda: reserve.reserve(self._writer.database, wanted, owner, self._writer.host, lifetimes)
+        )
+        if stale:
+            retried(lambda: reserve.give_back(self._writer.database, owner, stale, lifetimes))
+        for digest in wanted:
+            self._stored.pop(digest, None)
+            self._keys.pop(digest, None)
+            self._published.discard(digest)
+            old = self._staged.pop(digest, None)
+            if old is not None:
+                self._writer.staging.discard([old])
+        self._stored.update(found.stored)
+        self._keys.update(found.keys)
+        self.phase = Phase.RESERVED
+
+    def stage(
+        self,
+        digest: Digest,
+        size_bytes: int,
+        stream: ByteStream,
+        progress: Callable[[int], None] | None = None,
+    ) -> None:
+        """Take in the bytes of one reserved blob. Thread-safe.
+
+        Raises:
+            IntegrityError: they are not what the digest and the size say; nothing is left of them.
+            StoreUnavailable: they could not be written.
+        """
+        self._require(Phase.RESERVED)
+        key = self._keys[digest]
+        self._staged[digest] = self._writer.staging.stage(key, digest, size_bytes, stream, progress)
+
+    def keep_alive(self) -> None:
+        """Let the intents expire later, if half of their time has passed. For long uploads."""
+        half_s = self._writer.lifetimes.intent.total_seconds() / 2
+        if self._keys and self._clock_s() - self._renewed_s > half_s:
+            owner, lifetimes = self._writer.staging.owner, self._writer.lifetimes
+            retried(lambda: reserve.renew(self._writer.database, owner, lifetimes))
+            self._renewed_s = self._clock_s()
+
+    def publish(self) -> None:
+        """Give all staged bytes their keys, durably.
+
+        Raises:
+            StoreUnavailable: not all of them have one.
+        """
+        self._require(Phase.RESERVED)
+        new = [staged for digest, staged in self._staged.items() if digest not in self._published]
+        if new:
+            self._writer.staging.publish(new)
+            self._published.update(staged.digest for staged in new)
+        self.phase = Phase.PUBLISHED
+
+    def commit(self, images: Sequence[PlannedImage]) -> CommitResult:
+        """Write all rows of *images* in one transaction.
+
+        Raises:
+            LostReservation: ``reserve`` its digests again, then stage, publish and commit.
+            RepositoryNotActive: a repository is being removed.
+            Unavailable, Locked: the database did not take it, after all tries.
+        """
+        self._require(Phase.PUBLISHED)
+        plan = CommitPlan(
+            self.id,
+            self._writer.staging.owner,
+            self._writer.actor,
+            self._source,
+            images,
+            {digest: self._keys[digest] for digest in self._published},
+            self._writer.lifetimes,
+        )
+        self._result = retried(lambda: self._commit_once(plan))
+        self._images = images
+        self.phase = Phase.COMMITTED
+        return self._result
+
+    def finish(self) -> None:
+        """Write the snapshots. Cannot fail: what is not done is in the outbox for the next writer."""
+        self._require(Phase.COMMITTED)
+        assert self._result is not None
+        keys: dict[Digest, str] = {digest: blob.key for digest, blob in self._stored.items()}
+        keys.update({digest: self._keys[digest] for digest in self._published})
+        for repository_id, name in self._result.repositories:
+            mine = [image for image in self._images if image.request.repository == name]
+            objects = {digest: keys[digest] for image in mine for digest in image.blobs}
+            self._writer.snapshots.flush_quietly(repository_id, objects)
+        self._give_back_unpublished()
+        self.phase = Phase.FINISHED
+
+    def abort(self) -> None:
+        """Take back what was reserved. What cannot be done now, ``recover`` does."""
+        self._require(Phase.OPEN, Phase.RESERVED, Phase.PUBLISHED)
+        try:
+            self._writer.staging.discard(
+                staged for digest, staged in self._staged.items() if digest not in self._published
+            )
+            self._give_back(self._keys.values())
+        except errors.Error as error:
+            _log.warning("an aborted ingest is left for the next writer: %s", error)
+        self.phase = Phase.ABORTED
+
+    def _commit_once(self, plan: CommitPlan) -> CommitResult:
+        try:
+            with self._writer.database.transaction() as connection:
+                return commit(connection, plan)
+        except AlreadyCommitted as earlier:
+            return earlier.result
+
+    def _give_back_unpublished(self) -> None:
+        # Reserved, never staged: the image that wanted them was left out.
+        left = [key for digest, key in self._keys.items() if digest not in self._published]
+        try:
+            self._give_back(left)
+        except errors.Error as error:
+            _log.warning("intents are left for the next writer: %s", error)
+
+    def _give_back(self, keys: Iterable[str]) -> None:
+        wanted = list(keys)
+        if wanted:
+            owner, lifetimes = self._writer.staging.owner, self._writer.lifetimes
+            retried(lambda: reserve.give_back(self._writer.database, owner, wanted, lifetimes))
+
+    def _require(self, *phases: Phase) -> None:
+        if self.phase not in phases:
+            raise PhaseError(f"not allowed when {self.phase.value}")

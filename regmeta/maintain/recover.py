@@ -1,0 +1,98 @@
+"""Clearing up after processes that have ended. Run by commands that write, before they do; never by reads.
+
+==================  ==========================================  ================================  ========
+step                durable effect                              a crash right after leaves        repaired
+==================  ==========================================  ================================  ========
+take back intents   one transaction: tombstones in place of     staging folders without intents   the next
+                    the intents of owners that have gone, and                                     run
+                    of intents that have expired
+remove folders      their staging folders are gone              --                                --
+write snapshots     see ``ingest.snapshots``                    see there                         the next
+                                                                                                  run
+==================  ==========================================  ================================  ========
+
+An owner has gone if the lock of its staging folder can be taken, or if it was on this host and has no
+staging folder: the folder is made before the first intent and removed after the last. Whether another
+host's process lives cannot be known, so its intents are left alone until they expire. A process that was only
+frozen finds its keys taken back at the fence of its commit, and starts again with new ones: safety does
+not rest on being right here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Final
+from uuid import UUID
+
+import sqlalchemy as sa
+
+from regmeta import db
+from regmeta.db import Database
+from regmeta.ingest.reserve import bury
+from regmeta.ingest.retry import retried
+from regmeta.ingest.unit_of_work import Writer
+from regmeta.models import Intent
+from regmeta.store import BlobStore
+
+_OWNERS: Final = sa.select(Intent.owner, Intent.host, sa.func.min(Intent.expires_at)).group_by(
+    Intent.owner, Intent.host
+)
+_TAKE_BACK: Final = (
+    sa.delete(Intent)
+    .where(
+        sa.or_(
+            Intent.owner.in_(sa.bindparam("owners", expanding=True)),
+            Intent.expires_at < sa.bindparam("now"),
+        )
+    )
+    .returning(Intent.key)
+)
+
+
+@dataclass(frozen=True, slots=True)
+class RecoverReport:
+    """What was cleared up."""
+
+    stagings_removed: int
+    intents_taken_back: int
+    snapshots_written: int
+
+
+def recover(writer: Writer, store: BlobStore) -> RecoverReport:
+    """Clear up after processes that have ended. Safe beside any number of writers, and of itself.
+
+    Raises:
+        Unavailable, Locked: the store or the database did not do it; the next run does the rest.
+    """
+    with store.abandoned_stagings() as abandoned:
+        gone = {*abandoned, *_vanished_owners(writer, store)}
+        taken_back = 0
+        if gone or _any_expired(writer.database):
+            taken_back = retried(lambda: _take_back(writer, gone))
+    written = writer.snapshots.flush_outbox()
+    return RecoverReport(len(abandoned), taken_back, written)
+
+
+def _vanished_owners(writer: Writer, store: BlobStore) -> set[UUID]:
+    with writer.database.read() as connection:
+        owners = connection.execute(_OWNERS).all()
+    return {
+        owner
+        for owner, host, _ in owners
+        if host == writer.host and owner != writer.staging.owner and not store.staging_exists(owner)
+    }
+
+
+def _any_expired(database: Database) -> bool:
+    with database.read() as connection:
+        expired = sa.select(Intent.id).where(Intent.expires_at < db.clock(connection)).limit(1)
+        return connection.execute(expired).first() is not None
+
+
+def _take_back(writer: Writer, owners: Collection[UUID]) -> int:
+    with writer.database.transaction() as connection:
+        now = db.clock(connection)
+        keys = connection.execute(_TAKE_BACK, {"owners": list(owners), "now": now}).scalars().all()
+        bury(connection, keys, "abandoned", now, writer.lifetimes.tombstone)
+        return len(keys)

@@ -1,0 +1,70 @@
+"""The schema of a database, through Alembic. Imported by ``regmeta db`` and ``regmeta init`` only."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from alembic import command
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+
+from regmeta.db import Database
+from regmeta.errors import SchemaMismatch
+
+
+def upgrade(database: Database, migrations: str, revision: str = "head") -> None:
+    """Run the revisions of *migrations* (a folder) up to *revision*, each in one transaction.
+
+    Another process that does the same waits, and then finds nothing to do.
+
+    Raises:
+        SchemaMismatch: no such revision.
+    """
+    _run(database, migrations, lambda config: command.upgrade(config, revision))
+
+
+def downgrade(database: Database, migrations: str, revision: str) -> None:
+    """Run revisions backwards, down to *revision*; what only newer revisions can hold is lost."""
+    _run(database, migrations, lambda config: command.downgrade(config, revision))
+
+
+def current(database: Database) -> str | None:
+    """Return the revision that a database is at, None if it has no schema."""
+    with database.read() as connection:
+        return database.schema_revision(connection)
+
+
+def history(migrations: str) -> list[tuple[str, str]]:
+    """Return the revisions and what each is, newest first."""
+    scripts = ScriptDirectory.from_config(_config(migrations))
+    return [(script.revision, script.doc or "") for script in scripts.walk_revisions()]
+
+
+def differences(database: Database, migrations: str) -> list[str]:
+    """Return what Alembic finds different between a database and the models, in words."""
+    from alembic.autogenerate import compare_metadata
+    from alembic.migration import MigrationContext
+
+    from regmeta.models import Base
+
+    with database.read() as connection:
+        context = MigrationContext.configure(connection)
+        return [str(difference) for difference in compare_metadata(context, Base.metadata)]
+
+
+def _run(database: Database, migrations: str, run: Any) -> None:
+    from alembic.util.exc import CommandError
+
+    config = _config(migrations)
+    with database.schema_connection() as connection:
+        config.attributes["connection"] = connection
+        try:
+            run(config)
+        except CommandError as error:
+            raise SchemaMismatch(f"{database.location}: {error}") from error
+
+
+def _config(migrations: str) -> Config:
+    config = Config()
+    config.set_main_option("script_location", migrations.replace("%", "%%"))
+    return config

@@ -1,0 +1,144 @@
+"""Making a registry, and checking that its database and its store belong together.
+
+====================  ===============================================  ==================================
+step of ``init``      a crash right after leaves                       a second ``init``
+====================  ===============================================  ==================================
+schema                an empty schema                                  goes on
+identity row          a row, and a store that says nothing             writes the store's record from it
+store record          a registry                                       finds it and changes nothing
+====================  ===============================================  ==================================
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Final
+from uuid import UUID, uuid4
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from regmeta import db
+from regmeta.db import Database
+from regmeta.errors import IdentityMismatch, SchemaMismatch
+from regmeta.models import StoreIdentity
+from regmeta.store import BlobStore
+
+RECORD: Final = "store.json"
+FORMAT: Final = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Which store, described by which database, since which restore or rebuild."""
+
+    store_id: UUID
+    database_id: UUID
+    epoch: int
+
+    def to_record(self) -> bytes:
+        """Return the document that the store keeps."""
+        document = {
+            "format": FORMAT,
+            "store_id": str(self.store_id),
+            "database_id": str(self.database_id),
+            "epoch": self.epoch,
+        }
+        return json.dumps(document, indent=1).encode() + b"\n"
+
+    @classmethod
+    def from_record(cls, content: bytes, where: str) -> Identity:
+        """Read the document that the store keeps.
+
+        Raises:
+            IdentityMismatch: it is not one that this release understands.
+        """
+        try:
+            document = json.loads(content)
+            if document["format"] != FORMAT:
+                raise IdentityMismatch(f"{where}: format {document['format']} is not known here")
+            return cls(UUID(document["store_id"]), UUID(document["database_id"]), document["epoch"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise IdentityMismatch(f"{where}: not a store's record ({error})") from error
+
+
+def make_identity(database: Database, store: BlobStore) -> Identity:
+    """Tie a database and a store together; finds it done, or does the rest, when run again.
+
+    Raises:
+        IdentityMismatch: one of them belongs to another already.
+    """
+    record = _read_record(store)
+    with database.transaction() as connection:
+        identity = _read_row(connection)
+        if identity is None:
+            if record is not None:
+                raise IdentityMismatch(
+                    f"{store.location} belongs to the database {record.database_id},"
+                    f" not to the new one at {database.location}"
+                )
+            identity = Identity(uuid4(), uuid4(), 1)
+            _insert_row(connection, identity)
+    if record is None:
+        staging = store.open_staging()
+        try:
+            staging.write_record(RECORD, identity.to_record(), exclusive=True)
+        finally:
+            staging.close()
+    else:
+        _compare(identity, record, database, store)
+    return identity
+
+
+def check_identity(database: Database, store: BlobStore) -> Identity:
+    """Refuse a store that is not this database's.
+
+    Raises:
+        IdentityMismatch: they do not belong together, or were never tied.
+    """
+    with database.read() as connection:
+        identity = _read_row(connection)
+    if identity is None:
+        raise SchemaMismatch(f"{database.location} was never tied to a store: run 'regmeta init'")
+    record = _read_record(store)
+    if record is None:
+        raise IdentityMismatch(
+            f"{store.location} holds no {RECORD}: it is not the store of {database.location},"
+            " or is not mounted"
+        )
+    _compare(identity, record, database, store)
+    return identity
+
+
+def _compare(identity: Identity, record: Identity, database: Database, store: BlobStore) -> None:
+    if identity != record:
+        raise IdentityMismatch(
+            f"{store.location} belongs to the database {record.database_id} (epoch {record.epoch}),"
+            f" {database.location} is {identity.database_id} (epoch {identity.epoch})"
+        )
+
+
+def _read_record(store: BlobStore) -> Identity | None:
+    content = store.read_record(RECORD)
+    return None if content is None else Identity.from_record(content, f"{store.location}/{RECORD}")
+
+
+def _read_row(connection: Connection) -> Identity | None:
+    row = connection.execute(
+        sa.select(StoreIdentity.store_id, StoreIdentity.database_id, StoreIdentity.epoch)
+    ).first()
+    return None if row is None else Identity(*row)
+
+
+def _insert_row(connection: Connection, identity: Identity) -> None:
+    connection.execute(
+        sa.insert(StoreIdentity),
+        {
+            "id": 1,
+            "store_id": identity.store_id,
+            "database_id": identity.database_id,
+            "epoch": identity.epoch,
+            "created_at": db.clock(connection),
+        },
+    )

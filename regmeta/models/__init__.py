@@ -1,0 +1,53 @@
+"""Rows: tables and constraints, nothing else. What a row means is written beside its columns.
+
+``content``    repositories, blobs, manifests and indexes, and the edges between them
+``tags``       tags as intervals, labels, pulls, the feed of events
+``machinery``  what keeps rows and objects in step: intents, tombstones, outbox, queue, identity
+
+Invariants are constraints where a constraint can say them. References to content are foreign keys that
+restrict: a collector that is wrong is refused by the database (design, section 3).
+"""
+
+from regmeta.models.base import Base, DatabaseClock
+from regmeta.models.content import (
+    Blob,
+    ImageManifest,
+    IndexManifest,
+    IndexMember,
+    Manifest,
+    ManifestBlob,
+    Repository,
+    RepositoryBlob,
+)
+from regmeta.models.machinery import (
+    GcTask,
+    Ingest,
+    Intent,
+    LayoutOutbox,
+    StoreIdentity,
+    Tombstone,
+)
+from regmeta.models.tags import Event, Label, PullStatistic, Tag
+
+__all__ = [
+    "Base",
+    "Blob",
+    "DatabaseClock",
+    "Event",
+    "GcTask",
+    "ImageManifest",
+    "IndexManifest",
+    "IndexMember",
+    "Ingest",
+    "Intent",
+    "Label",
+    "LayoutOutbox",
+    "Manifest",
+    "ManifestBlob",
+    "PullStatistic",
+    "Repository",
+    "RepositoryBlob",
+    "StoreIdentity",
+    "Tag",
+    "Tombstone",
+]

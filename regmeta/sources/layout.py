@@ -1,0 +1,245 @@
+"""An OCI image layout in a directory, and what both kinds of layout share.
+
+The root is what the user named, so it may be a symbolic link. Nothing below it may: every file is
+opened by one name, relative to the descriptor of a directory that was opened the same way. Nothing
+that happens to the path while it is read can lead out of the layout.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import threading
+from collections.abc import Iterator
+from typing import Final
+
+from regmeta.errors import (
+    DigestMismatch,
+    InputError,
+    InvalidManifest,
+    InvalidSource,
+    MissingContent,
+    SizeMismatch,
+)
+from regmeta.oci import layout
+from regmeta.oci.descriptor import REF_NAME, Descriptor
+from regmeta.oci.digest import Digest
+from regmeta.sources import SourceEntry
+
+# O_NONBLOCK: a FIFO without a writer would hold the open for ever, before fstat can refuse it.
+_FILE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_FOLDER: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_DIRECTORY | os.O_CLOEXEC
+_CLOSED: Final = -1
+
+
+class LayoutDirectory:
+    """An OCI image layout in a directory.
+
+    Safe to use from several threads, until :meth:`close`.
+    """
+
+    def __init__(self, path: str) -> None:
+        """Open the layout at *path* and check that it is one.
+
+        Raises:
+            InvalidSource: not a directory, or without an ``oci-layout`` of version 1.
+        """
+        self._path = path
+        self._lock = threading.Lock()
+        self._folders: dict[str, int] = {}
+        try:
+            self._root = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except (OSError, ValueError) as error:
+            raise unusable(path, error) from error
+        try:
+            where = f"{path}/{layout.LAYOUT_FILE}"
+            content = self._document(layout.LAYOUT_FILE, layout.MAX_LAYOUT_FILE_BYTES)
+            layout.check_layout_file(content, where)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def location(self) -> str:
+        """The path that the layout was opened by."""
+        return self._path
+
+    def entries(self) -> Iterator[SourceEntry]:
+        """List what ``index.json`` lists; see :meth:`regmeta.sources.Source.entries`."""
+        content = self._document(layout.INDEX_FILE, layout.MAX_INDEX_FILE_BYTES)
+        return listed(content, f"{self._path}/{layout.INDEX_FILE}")
+
+    def read(self, descriptor: Descriptor, limit_bytes: int) -> bytes:
+        """Return small content whole, verified; see :meth:`regmeta.sources.Source.read`."""
+        check_limit(descriptor, limit_bytes, self._path)
+        fd, size_bytes = self._open(descriptor.digest)
+        try:
+            check_size(descriptor, size_bytes, self._path)
+            content = _read_up_to(fd, size_bytes)
+        except OSError as error:
+            raise unusable(self._where(descriptor.digest), error) from error
+        finally:
+            os.close(fd)
+        return verified(descriptor, content, self._path)
+
+    def open(self, digest: Digest) -> _BlobFile:
+        """Open content for reading; see :meth:`regmeta.sources.Source.open`."""
+        fd, _ = self._open(digest)
+        return _BlobFile(fd, self._where(digest))
+
+    def close(self) -> None:
+        """Close the directories; a stream that is open stays so until its own block ends."""
+        with self._lock:
+            root, self._root = self._root, _CLOSED
+            for fd in (*self._folders.values(), root):
+                if fd != _CLOSED:
+                    os.close(fd)
+            self._folders.clear()
+
+    def _open(self, digest: Digest) -> tuple[int, int]:
+        try:
+            folder = self._folders.get(digest.algorithm)
+            if folder is None:
+                folder = self._open_folder(digest.algorithm)
+            fd = os.open(digest.hex, _FILE, dir_fd=folder)
+        except FileNotFoundError:
+            raise MissingContent(f"{self._path}: {digest} is missing") from None
+        except OSError as error:
+            raise unusable(self._where(digest), error) from error
+        try:
+            status = os.fstat(fd)
+        except OSError as error:
+            os.close(fd)
+            raise unusable(self._where(digest), error) from error
+        if not stat.S_ISREG(status.st_mode):
+            os.close(fd)
+            raise InvalidSource(f"{self._where(digest)}: not a regular file")
+        return fd, status.st_size
+
+    def _open_folder(self, algorithm: str) -> int:
+        # O_NOFOLLOW holds for the last component only, so each directory is opened for itself.
+        with self._lock:
+            known = self._folders.get(algorithm)
+            if known is not None:
+                return known
+            blobs = os.open(layout.BLOBS_FOLDER, _FOLDER, dir_fd=self._root)
+            try:
+                opened = os.open(algorithm, _FOLDER, dir_fd=blobs)
+            finally:
+                os.close(blobs)
+            self._folders[algorithm] = opened
+            return opened
+
+    def _document(self, name: str, limit_bytes: int) -> bytes:
+        where = f"{self._path}/{name}"
+        try:
+            fd = os.open(name, _FILE, dir_fd=self._root)
+            try:
+                status = os.fstat(fd)
+                if not stat.S_ISREG(status.st_mode):
+                    raise InvalidSource(f"{where}: not a regular file")
+                check_document_size(status.st_size, limit_bytes, where)
+                return _read_up_to(fd, status.st_size)
+            finally:
+                os.close(fd)
+        except OSError as error:
+            raise unusable(where, error) from error
+
+    def _where(self, digest: Digest) -> str:
+        return f"{digest} in {self._path}/{layout.blob_path(digest)}"
+
+
+class _BlobFile:
+    """The bytes of one blob file, closed at the end of its ``with`` block."""
+
+    __slots__ = ("_fd", "_where")
+
+    def __init__(self, fd: int, where: str) -> None:
+        self._fd = fd
+        self._where = where
+
+    def readinto(self, buffer: memoryview, /) -> int:
+        """Read into *buffer*; return how many bytes, 0 at the end."""
+        try:
+            return os.readv(self._fd, (buffer,))
+        except OSError as error:
+            raise unusable(self._where, error) from error
+
+    def __enter__(self) -> _BlobFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        fd, self._fd = self._fd, _CLOSED
+        os.close(fd)
+
+
+def listed(content: bytes, where: str) -> Iterator[SourceEntry]:
+    """Read ``index.json`` at once, and its entries one after the other.
+
+    Raises:
+        InvalidSource: it is not an index.
+    """
+    found = layout.parse_index_file(content, where)
+    return (_entry(position, value, where) for position, value in enumerate(found))
+
+
+def check_limit(descriptor: Descriptor, limit_bytes: int, where: str) -> None:
+    """Refuse a descriptor that says more than *limit_bytes*, before anything is opened."""
+    if descriptor.size_bytes > limit_bytes:
+        raise InvalidManifest(
+            f"{where}: {descriptor.digest} has {descriptor.size_bytes} bytes, more than {limit_bytes}"
+        )
+
+
+def check_size(descriptor: Descriptor, size_bytes: int, where: str) -> None:
+    """Refuse content whose size is not the one that its descriptor says."""
+    if size_bytes != descriptor.size_bytes:
+        raise SizeMismatch(
+            f"{where}: {descriptor.digest} has {size_bytes} bytes, "
+            f"and its descriptor says {descriptor.size_bytes}"
+        )
+
+
+def check_document_size(size_bytes: int, limit_bytes: int, where: str) -> None:
+    """Refuse an ``oci-layout`` or ``index.json`` that is too large to be read whole."""
+    if size_bytes > limit_bytes:
+        raise InvalidSource(f"{where}: {size_bytes} bytes are more than {limit_bytes}")
+
+
+def verified(descriptor: Descriptor, content: bytes, where: str) -> bytes:
+    """Return *content* if it is what *descriptor* names."""
+    check_size(descriptor, len(content), where)
+    if not descriptor.digest.matches(content):
+        raise DigestMismatch(f"{where}: the bytes of {descriptor.digest} have another digest")
+    return content
+
+
+def unusable(where: str, error: OSError | ValueError) -> InvalidSource:
+    """Return the error that says why the operating system did not give what was asked for."""
+    if not isinstance(error, OSError):  # a NUL in a path
+        return InvalidSource(f"{where}: {error}")
+    if error.errno == errno.ENOENT:
+        return InvalidSource(f"{where}: no such file or directory")
+    if error.errno == errno.ELOOP:
+        return InvalidSource(f"{where}: is a symbolic link, and none is followed here")
+    return InvalidSource(f"{where}: {error.strerror}")
+
+
+def _entry(position: int, value: object, where: str) -> SourceEntry:
+    # The name is worth having for an entry that is otherwise bad: it says which image is meant.
+    notes = value.get("annotations") if isinstance(value, dict) else None
+    name = notes.get(REF_NAME) if isinstance(notes, dict) else None
+    ref_name = name if isinstance(name, str) else None
+    try:
+        descriptor = Descriptor.parse(value, f"{where}: manifests[{position}]")
+    except InputError as error:
+        return SourceEntry(position, ref_name, None, error)
+    return SourceEntry(position, ref_name, descriptor)
+
+
+def _read_up_to(fd: int, size_bytes: int) -> bytes:
+    content = os.read(fd, size_bytes)
+    while len(content) < size_bytes and (more := os.read(fd, size_bytes - len(content))):
+        content += more
+    return content

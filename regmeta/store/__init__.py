@@ -1,0 +1,186 @@
+"""Bytes: the contract of a blob store.
+
+A store keeps *objects* under *keys*. A key is used once: written once, never overwritten and, once
+deleted, never written again (design, I5). A store knows no rows and decides nothing; who asks for a
+deletion has already made it true in the database.
+
+======================  ==========================================================================
+step                    durable effect
+======================  ==========================================================================
+``Staging.stage``       a file in the process's own staging folder, flushed, seen by nobody
+``Staging.publish``     the object at its key, durable: after a power cut it is there, whole
+``BlobStore.delete``    the object is gone, durably; one that is gone already is not an error
+``write_record``        a small document (identity, snapshots), durable and whole
+======================  ==========================================================================
+
+A failure to find out is never the answer "absent" (I8): ``None`` and :class:`ObjectMissing` mean that the
+store said so; anything else raises :class:`~regmeta.errors.StoreUnavailable`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Protocol
+from uuid import UUID, uuid4
+
+from regmeta.errors import Error
+from regmeta.oci.digest import Digest
+
+COPY_BUFFER_BYTES = 1024 * 1024  # [bytes] enough to keep hashing busy; one per copying thread
+
+
+class ObjectMissing(Error):
+    """The store says that there is no object of this key."""
+
+
+class ByteStream(Protocol):
+    """Bytes to be read once, from the start."""
+
+    def readinto(self, buffer: memoryview, /) -> int:
+        """Fill *buffer* as far as one read goes; return how many bytes that was, 0 at the end."""
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectInfo:
+    """What a store says of one object."""
+
+    key: str
+    size_bytes: int
+    modified_s: float  # [s] since the epoch, by the store's clock; decides nothing but when
+
+
+@dataclass(frozen=True, slots=True)
+class Staged:
+    """Bytes that were verified against their digest and flushed, and have no key yet."""
+
+    key: str
+    digest: Digest
+    size_bytes: int
+    token: str
+
+
+def new_key(digest: Digest) -> str:
+    """Return a key for *digest* that was never used: only ``rebuild`` may read meaning from it."""
+    return f"{digest.algorithm}/{digest.hex[:2]}/{digest.hex}.{uuid4().hex}"
+
+
+class Staging(Protocol):
+    """The staging area of one process, held under its own lock while the process lives."""
+
+    @property
+    def owner(self) -> UUID:
+        """The process's name: intents carry it."""
+
+    def stage(
+        self,
+        key: str,
+        digest: Digest,
+        size_bytes: int,
+        stream: ByteStream,
+        progress: Callable[[int], None] | None = None,
+    ) -> Staged:
+        """Take bytes in: hash and count them while they are written, then flush them.
+
+        Reading stops one byte after the declared size. May be called from several threads.
+        *progress* is called with the number of bytes of each step.
+
+        Raises:
+            SizeMismatch: there are more or fewer bytes than declared; nothing is left.
+            DigestMismatch: they have another digest; nothing is left.
+            StoreUnavailable: they could not be written; nothing is left.
+        """
+
+    def publish(self, staged: Sequence[Staged]) -> None:
+        """Give each its key, durably: when this returns, all of them survive a power cut.
+
+        Raises:
+            StoreUnavailable: at least one has no key yet. Its bytes are not used again.
+        """
+
+    def write_record(self, name: str, content: bytes, *, exclusive: bool = False) -> None:
+        """Write a small document, durably: a reader sees the old one or the new one, whole.
+
+        Raises:
+            StoreUnavailable: it could not be written, or *exclusive* was asked for and it is there already.
+        """
+
+    def discard(self, staged: Iterable[Staged]) -> None:
+        """Remove staged bytes that were not published."""
+
+    def scratch_folder(self) -> str:
+        """Make a folder on the local file system that goes with the staging area; return its path."""
+
+    def close(self) -> None:
+        """Remove the staging area and let go of its lock."""
+
+
+class LayoutWriter(Protocol):
+    """Shows repositories as OCI layouts, as a convenience."""
+
+    def update(
+        self,
+        repository: str,
+        version: tuple[int, int],
+        index: bytes,
+        objects: Iterable[tuple[Digest, str]],
+    ) -> list[str]:
+        """Show *index* as the layout of *repository*; return what could not be done, in words.
+
+        Raises:
+            Locked: another process works on it for too long.
+        """
+
+
+class BlobStore(Protocol):
+    """Objects under single-use keys, small records, and staging areas."""
+
+    @property
+    def location(self) -> str:
+        """What messages call it."""
+
+    @property
+    def layouts(self) -> LayoutWriter | None:
+        """Where repositories can be shown as OCI layouts; None where the store has no hard links."""
+
+    def open_staging(self) -> Staging:
+        """Make a staging area for this process."""
+
+    def abandoned_stagings(self) -> AbstractContextManager[Sequence[UUID]]:
+        """Hold the staging areas of processes that have ended, while rows of theirs are cleared.
+
+        When the block is left without an error they are removed.
+        """
+
+    def staging_exists(self, owner: UUID) -> bool:
+        """Tell whether *owner* still has a staging area on this store."""
+
+    def open(self, key: str, start: int = 0) -> AbstractContextManager[ByteStream]:
+        """Open an object for reading from byte *start* on.
+
+        Raises:
+            ObjectMissing: there is none.
+            StoreUnavailable: the store could not tell or read.
+        """
+
+    def stat(self, key: str) -> ObjectInfo | None:
+        """Return what is known of an object, None if the store says there is none."""
+
+    def delete(self, keys: Iterable[str]) -> None:
+        """Remove objects, durably. One that is not there is no error."""
+
+    def walk(self) -> Iterator[ObjectInfo]:
+        """List every object. An error in the middle raises: a listing is whole or it is none."""
+
+    def read_record(self, name: str) -> bytes | None:
+        """Return a small document, None if the store says there is none."""
+
+    def list_records(self, folder: str) -> list[str]:
+        """Return the names of the documents that lie in a folder, not below it."""
+
+    def delete_record(self, name: str) -> None:
+        """Remove a small document. One that is not there is no error."""
+
+    def close(self) -> None:
+        """Let go of what the store holds open."""

@@ -1,0 +1,194 @@
+"""A blob store in a folder of a local file system.
+
+::
+
+    store.json                                        which database this store belongs to
+    blobs/<algorithm>/<2 hex>/<hex>.<uuid>            objects, read-only
+    staging/<uuid>/                                   what one process is writing, under its lock
+    layouts/<repository>/_<epoch>-<revision>.<uuid>.json   snapshots of tags
+    repositories/<repository>/_layout/                OCI layouts of hard links, for other tools
+"""
+
+from __future__ import annotations
+
+import os
+import stat as stat_module
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from uuid import UUID
+
+from regmeta.errors import StoreUnavailable
+from regmeta.store import ObjectInfo, ObjectMissing, Staging
+from regmeta.store.layouts import RepositoryLayouts
+from regmeta.store.paths import Root, checked_key, checked_name, wrapped
+from regmeta.store.staging import FilesystemStaging, lock_folder, remove_folder
+
+FLUSHING_THREADS = 8  # the journal groups what they flush; more do not help on one disk
+
+
+class FilesystemStore:
+    """Implements :class:`regmeta.store.BlobStore` in a folder. Safe to use from several threads."""
+
+    def __init__(self, path: str) -> None:
+        """Open the store in an existing folder.
+
+        Raises:
+            StoreUnavailable: there is no such folder, or it cannot be opened.
+        """
+        self.location = path
+        self._root = Root(path)
+        self._pool = ThreadPoolExecutor(FLUSHING_THREADS, thread_name_prefix="flush")
+        self.layouts = RepositoryLayouts(self._root)
+
+    location: str
+
+    def open_staging(self) -> Staging:
+        """Make a staging folder for this process."""
+        return FilesystemStaging(self._root, self._pool)
+
+    @contextmanager
+    def abandoned_stagings(self) -> Iterator[Sequence[UUID]]:
+        """Hold the staging folders of processes that have ended; remove them after the block."""
+        held: list[tuple[UUID, int]] = []
+        try:
+            for owner in self._staging_owners():
+                lock_fd = self._lock_staging(owner)
+                if lock_fd is not None:
+                    held.append((owner, lock_fd))
+            yield [owner for owner, _ in held]
+            for owner, _ in held:
+                with wrapped(self.location, f"staging/{owner.hex}"):
+                    remove_folder(self._root, f"staging/{owner.hex}")
+        finally:
+            for _, lock_fd in held:
+                os.close(lock_fd)
+
+    def staging_exists(self, owner: UUID) -> bool:
+        """Tell whether *owner* still has a staging folder here."""
+        return self._lstat(f"staging/{owner.hex}") is not None
+
+    @contextmanager
+    def open(self, key: str, start: int = 0) -> Iterator[_ObjectFile]:
+        """Open an object for reading; see :class:`regmeta.store.BlobStore`."""
+        name = f"blobs/{checked_key(key)}"
+        with wrapped(self.location, name):
+            try:
+                fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._root.fd)
+            except FileNotFoundError:
+                raise ObjectMissing(f"{self.location}/{name}: no such object") from None
+        try:
+            yield _ObjectFile(fd, start, f"{self.location}/{name}")
+        finally:
+            os.close(fd)
+
+    def stat(self, key: str) -> ObjectInfo | None:
+        """Return what is known of an object, None if there is none."""
+        found = self._lstat(f"blobs/{checked_key(key)}")
+        if found is None:
+            return None
+        if not stat_module.S_ISREG(found.st_mode):
+            raise StoreUnavailable(f"{self.location}/blobs/{key}: not a regular file")
+        return ObjectInfo(key, found.st_size, found.st_mtime)
+
+    def delete(self, keys: Iterable[str]) -> None:
+        """Remove objects and flush their folders."""
+        folders = set()
+        for key in keys:
+            name = f"blobs/{checked_key(key)}"
+            with wrapped(self.location, name), suppress(FileNotFoundError):
+                os.unlink(name, dir_fd=self._root.fd)
+                folders.add(name.rpartition("/")[0])
+        with wrapped(self.location, "blobs"):
+            for _ in self._pool.map(self._root.flush_folder, folders):
+                continue
+
+    def walk(self) -> Iterator[ObjectInfo]:
+        """List every object, folder by folder."""
+        for algorithm in self._names("blobs"):
+            for prefix in self._names(f"blobs/{algorithm}"):
+                folder = f"{algorithm}/{prefix}"
+                for name in self._names(f"blobs/{folder}"):
+                    found = self._lstat(f"blobs/{folder}/{name}")
+                    if found is not None:  # deleted since the folder was read
+                        yield ObjectInfo(f"{folder}/{name}", found.st_size, found.st_mtime)
+
+    def read_record(self, name: str) -> bytes | None:
+        """Return a small document, None if there is none."""
+        with wrapped(self.location, checked_name(name)):
+            try:
+                fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._root.fd)
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+            with os.fdopen(fd, "rb") as file:
+                return file.read()
+
+    def list_records(self, folder: str) -> list[str]:
+        """Return the names of the documents that lie in a folder, not below it."""
+        names = []
+        with wrapped(self.location, checked_name(folder)):
+            try:
+                with self._root.opened_folder(folder) as fd, os.scandir(fd) as entries:
+                    names = [entry.name for entry in entries if entry.is_file(follow_symlinks=False)]
+            except (FileNotFoundError, NotADirectoryError):
+                return []
+        return [f"{folder}/{name}" for name in sorted(names)]
+
+    def delete_record(self, name: str) -> None:
+        """Remove a small document, if it is there."""
+        with wrapped(self.location, checked_name(name)), suppress(FileNotFoundError):
+            os.unlink(name, dir_fd=self._root.fd)
+
+    def close(self) -> None:
+        """End the flushing threads and let go of the folder."""
+        self._pool.shutdown()
+        self._root.close()
+
+    def _names(self, folder: str) -> list[str]:
+        with wrapped(self.location, folder):
+            try:
+                with self._root.opened_folder(folder) as fd:
+                    return sorted(os.listdir(fd))
+            except FileNotFoundError:
+                if folder == "blobs":
+                    return []  # a store that nothing was written to yet
+                raise
+
+    def _staging_owners(self) -> list[UUID]:
+        with wrapped(self.location, "staging"):
+            try:
+                with self._root.opened_folder("staging") as fd:
+                    names = os.listdir(fd)
+            except FileNotFoundError:
+                return []
+        return [UUID(hex=name) for name in names if len(name) == 32 and not name.strip("0123456789abcdef")]
+
+    def _lock_staging(self, owner: UUID) -> int | None:
+        with wrapped(self.location, f"staging/{owner.hex}"):
+            try:
+                with self._root.opened_folder(f"staging/{owner.hex}") as fd:
+                    return lock_folder(fd)
+            except FileNotFoundError:
+                return None  # its process has just ended and cleared up
+
+    def _lstat(self, name: str) -> os.stat_result | None:
+        with wrapped(self.location, name):
+            try:
+                return os.stat(name, dir_fd=self._root.fd, follow_symlinks=False)
+            except FileNotFoundError:
+                return None
+
+
+class _ObjectFile:
+    """An object being read."""
+
+    def __init__(self, fd: int, start: int, path: str) -> None:
+        self._fd = fd
+        self._offset = start
+        self._path = path
+
+    def readinto(self, buffer: memoryview, /) -> int:
+        with wrapped(self._path):
+            got = os.preadv(self._fd, [buffer], self._offset)
+        self._offset += got
+        return got

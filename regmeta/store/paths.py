@@ -1,0 +1,99 @@
+"""Paths below a store's root, by directory descriptors: no name can lead out of it."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+
+from regmeta.errors import StoreUnavailable
+
+_KEY = re.compile(r"(?:sha256/[0-9a-f]{2}/[0-9a-f]{64}|sha512/[0-9a-f]{2}/[0-9a-f]{128})\.[0-9a-f]{32}")
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
+DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def checked_key(key: str) -> str:
+    """Return *key* if it is of the form that the store gives out.
+
+    Raises:
+        StoreUnavailable: it is not; a row that holds it was not written by regmeta.
+    """
+    if not _KEY.fullmatch(key):
+        raise StoreUnavailable(f"not a key of this store: {key[:200]!r}")
+    return key
+
+
+def checked_name(name: str) -> str:
+    """Return a relative path if each of its parts is a plain name."""
+    if not all(_NAME.fullmatch(part) for part in name.split("/")):
+        raise StoreUnavailable(f"not a name in this store: {name[:300]!r}")
+    return name
+
+
+class Root:
+    """A directory that is held open; all paths are relative to it and follow no symbolic link below it."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        with wrapped(path):
+            self.fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._made: set[str] = set()  # known to be there, and durable
+
+    def make_folders(self, names: Iterable[str], *, durable: bool) -> None:
+        """Make folders and those above them; *durable* flushes what names each of them.
+
+        A folder that is there already is flushed as well when it is first met: whoever made it may have
+        been stopped before doing so.
+        """
+        new: list[tuple[str, str]] = []
+        with wrapped(self.path):
+            for name in names:
+                parent = "."
+                for part in name.split("/"):
+                    here = part if parent == "." else f"{parent}/{part}"
+                    if here not in self._made:
+                        with suppress(FileExistsError):
+                            os.mkdir(here, 0o755, dir_fd=self.fd)
+                        new.append((here, parent))
+                    parent = here
+            if durable:
+                for parent in {parent for _, parent in new}:
+                    self.flush_folder(parent)
+                self._made.update(here for here, _ in new)
+
+    def flush_folder(self, name: str) -> None:
+        """Make durable which names a folder holds."""
+        with self.opened_folder(name) as fd:
+            os.fsync(fd)
+
+    @contextmanager
+    def opened_folder(self, name: str) -> Iterator[int]:
+        """Lend a descriptor of a folder."""
+        fd = os.open(name, DIRECTORY, dir_fd=self.fd)
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+
+    def close(self) -> None:
+        """Let go of the directory."""
+        os.close(self.fd)
+
+
+@contextmanager
+def wrapped(root: str, name: str = "") -> Iterator[None]:
+    """Turn an ``OSError`` into :class:`StoreUnavailable`, which names the path."""
+    try:
+        yield
+    except OSError as error:
+        path = os.path.join(root, name) if name else root
+        raise StoreUnavailable(f"{path}: {error.strerror or error}") from error
+
+
+def write_all(fd: int, data: memoryview) -> None:
+    """Write all of *data*; a file system may take less at a time."""
+    while len(data):
+        written = os.write(fd, data)
+        data = data[written:]
