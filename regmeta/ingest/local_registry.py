@@ -6,12 +6,12 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 import sqlalchemy as sa
 
 from regmeta.db import Database
-from regmeta.errors import DamagedBlob, InvalidDigest, InvalidSource
+from regmeta.errors import DamagedBlob, Error, InvalidDigest, InvalidSource
 from regmeta.ingest.batch import BAD_IMAGE, Batch, BatchResult
 from regmeta.ingest.lint import check_annotations
 from regmeta.ingest.plan import (
@@ -198,13 +198,13 @@ class _Import:
             try:
                 self._check_name(request)
                 if key in skip:
-                    yield from self._done([ImageOutcome(request, "skipped")])
+                    yield from self._done([_outcome(request, "skipped")])
                     continue
                 image = self._registry.copy_manifest(request, sparse=self._sparse)
             except BAD_IMAGE as error:
                 if self._atomic:
                     raise
-                yield from self._done([ImageOutcome(request, "failed", error)])
+                yield from self._done([_outcome(request, "failed", error)])
                 continue
             if self._conflicts(image):
                 yield from self.flush()
@@ -223,12 +223,12 @@ class _Import:
         for position, image in enumerate(images):
             error = batch.failures.get(position)
             if error is not None:
-                outcomes.append(ImageOutcome(image.request, "failed", error))
+                outcomes.append(_outcome(image.request, "failed", error))
                 continue
             new = (batch.copied & image.blobs.keys()) - counted
             counted |= new
             copied_bytes = sum(image.blobs[digest] for digest in new)
-            outcomes.append(ImageOutcome(image.request, "imported", None, copied_bytes))
+            outcomes.append(_outcome(image.request, "imported", copied_bytes=copied_bytes))
         yield from self._done(outcomes)
 
     def _append(self, image: PlannedImage) -> None:
@@ -274,6 +274,15 @@ class _Import:
     def _done(self, outcomes: Sequence[ImageOutcome]) -> Iterator[ImageOutcome]:
         self._progress.finished(outcomes)
         yield from outcomes
+
+
+def _outcome(
+    request: ImageRequest,
+    status: Literal["imported", "skipped", "failed"],
+    error: Error | None = None,
+    copied_bytes: int = 0,
+) -> ImageOutcome:
+    return ImageOutcome(str(request), status, request.descriptor.digest, error, copied_bytes)
 
 
 def _tag_of(reference: str, digest: Digest) -> str | None:

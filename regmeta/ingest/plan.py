@@ -126,10 +126,11 @@ def _digest(text: str | None) -> Digest | None:
 
 @dataclass(frozen=True, slots=True)
 class ImageOutcome:
-    """How the import of one image ended."""
+    """How the import of one image ended; *image* is where it was to go, as a reference."""
 
-    request: ImageRequest
+    image: str
     status: Literal["imported", "skipped", "failed"]
+    digest: Digest | None = None
     error: Error | None = None
     copied_bytes: int = 0
 

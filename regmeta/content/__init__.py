@@ -1,0 +1,5 @@
+"""Rows and bytes together, for reading: nothing here changes either.
+
+``streams``  the bytes of a blob, verified while they are read
+``export``   images as an OCI layout, in a directory or an archive
+"""
