@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Collection, Iterator
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +17,7 @@ from regmeta.store import BlobStore
 
 if TYPE_CHECKING:
     from regmeta.ingest.local_registry import LocalRegistry
+    from regmeta.ingest.plan import ImageOutcome, Progress
     from regmeta.ingest.unit_of_work import Writer
 
 LOCK_TIMEOUT_S = 30.0
@@ -102,6 +103,48 @@ def open_for_writing(settings: Settings) -> Iterator[Writing]:
         stack.callback(registry.close)
         recover(writer, store)
         yield Writing(settings, database, store, writer, registry)
+
+
+def import_source(
+    settings: Settings,
+    path: str,
+    destination: str | None,
+    *,
+    only_tags: Collection[str] = (),
+    with_untagged: bool = False,
+    atomic: bool = False,
+    sparse: bool = False,
+    progress: Callable[[int], AbstractContextManager[Progress]],
+) -> list[ImageOutcome]:
+    """Import images of the layout or archive at *path*; see ``ingest.selection`` for which.
+
+    Without *destination* the source's own name is the repository. *progress* is made with the number of
+    images.
+
+    Raises:
+        UsageError, InvalidSource, InvalidName: nothing can be imported from there, or to there.
+        Unavailable, Locked, Refused: what was reported before is committed, the rest is not.
+    """
+    from regmeta.ingest.selection import select_images
+    from regmeta.oci.names import Reference
+    from regmeta.sources.open import open_source
+
+    target = Reference.parse(destination or _name_of(path))
+    with closing(open_source(path)) as source:
+        chosen = select_images(source, target, only_tags=only_tags, with_untagged=with_untagged)
+        if atomic and chosen.rejected:
+            assert chosen.rejected[0].error is not None
+            raise chosen.rejected[0].error
+        with open_for_writing(settings) as registry, progress(len(chosen.requests)) as shown:
+            outcomes = registry.registry.import_images(
+                chosen.requests, sparse=sparse, atomic=atomic, progress=shown
+            )
+            return [*chosen.rejected, *outcomes]
+
+
+def _name_of(path: str) -> str:
+    name = Path(path.rpartition(":")[2]).absolute().name.lower()
+    return name.removesuffix(".tar")
 
 
 def initialise(settings: Settings) -> bool:

@@ -40,7 +40,7 @@ def history(migrations: str) -> list[tuple[str, str]]:
     return [(script.revision, script.doc or "") for script in scripts.walk_revisions()]
 
 
-def differences(database: Database, migrations: str) -> list[str]:
+def differences(database: Database) -> list[str]:
     """Return what Alembic finds different between a database and the models, in words."""
     from alembic.autogenerate import compare_metadata
     from alembic.migration import MigrationContext

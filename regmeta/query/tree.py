@@ -122,6 +122,18 @@ def image(database: Database, reference: Reference) -> results.Image:
         )
 
 
+def content(database: Database, reference: Reference) -> bytes:
+    """Return a manifest's own bytes, as they came.
+
+    Raises:
+        NotFound: the reference means nothing here.
+    """
+    with database.read() as connection:
+        manifest_id, _ = resolve_in(connection, reference)
+        of = sa.select(models.Manifest.content).where(models.Manifest.id == manifest_id)
+        return connection.execute(of).scalar_one()
+
+
 def blobs(connection: Connection, manifest_ids: Sequence[int]) -> list[StoredBlob]:
     """Return every blob that the images are made of, once, manifests included."""
     rows = connection.execute(_BLOBS, {"roots": list(manifest_ids)})

@@ -1,0 +1,33 @@
+"""The global options, as every command gets them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, cast
+
+import typer
+
+if TYPE_CHECKING:
+    from regmeta.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What was said before the command."""
+
+    home: str | None
+    config: str | None
+    verbose: bool
+    debug: bool
+
+
+Json = Annotated[bool, typer.Option("--json", help="Write JSON to stdout.")]
+Limit = Annotated[int, typer.Option(min=1, max=1_000_000, help="How many rows at most.")]
+
+
+def settings(ctx: typer.Context) -> Settings:
+    """Put the settings together: command line, environment, file, defaults."""
+    from regmeta.settings import load_settings
+
+    options = cast("Options", ctx.obj)
+    return load_settings(options.config, home=options.home)

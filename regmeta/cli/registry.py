@@ -1,0 +1,69 @@
+"""``regmeta init`` and ``regmeta status``: the registry as a whole."""
+
+from __future__ import annotations
+
+import typer
+
+from regmeta.cli import render
+from regmeta.cli.context import Json, settings
+
+
+def init(ctx: typer.Context) -> None:
+    """Make a registry: a database with its schema, and a store that belongs to it.
+
+    Run again, it changes nothing; after an interruption it does the rest.
+
+    \b
+    Examples:
+      regmeta init
+      regmeta --home /srv/registry init
+      REGMETA_DATABASE=postgresql://user@host/name regmeta --home /srv/registry init
+    """
+    from regmeta import app
+
+    chosen = settings(ctx)
+    made = app.initialise(chosen)
+    render.say(f"{'made' if made else 'found'} the registry in {chosen.home}")
+
+
+def status(ctx: typer.Context, as_json: Json = False) -> None:
+    """Show what is stored, what is under way, and what is not flushed yet. Changes nothing.
+
+    \b
+    Examples:
+      regmeta status
+      regmeta status --json
+    """
+    from regmeta import app
+    from regmeta.query.status import status as ask
+
+    with app.open_for_reading(settings(ctx)) as registry:
+        found = ask(registry.database, registry.store.location)
+    if as_json:
+        render.json(found)
+        return
+    ingests = [
+        f"{render.count(item.keys, 'key')} of {item.owner} on {item.host} since {render.moment(item.since)}"
+        + (" (expired)" if item.is_expired else "")
+        for item in found.open_ingests
+    ]
+    render.fields(
+        [
+            ("database", found.database),
+            ("store", found.store),
+            ("schema", found.schema),
+            ("identity", f"store {found.store_id}, database {found.database_id}, epoch {found.epoch}"),
+            ("repositories", found.repositories),
+            ("tags", found.tags),
+            ("manifests", found.manifests),
+            ("absent children", found.absent_children),
+            ("blobs", f"{found.blobs} ({render.size(found.blob_bytes)})"),
+            ("damaged blobs", found.damaged_blobs),
+            ("open ingests", ingests or "none"),
+            ("snapshots behind", found.snapshots_behind or "none"),
+            ("dead objects", found.tombstones),
+            ("to be collected", found.gc_tasks),
+            ("events", found.events),
+            ("last commit", found.last_commit_at),
+        ]
+    )

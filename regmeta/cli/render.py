@@ -1,0 +1,105 @@
+"""How answers look: tables and trees for people, JSON for programs. What strangers wrote is escaped."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Any
+
+import typer
+
+from regmeta.oci.digest import Digest
+
+_UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
+
+
+def printable(text: str) -> str:
+    """Show control and format characters as escapes, so that no name or label steers a terminal."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
+
+
+def json(value: Any) -> None:
+    """Write *value* to stdout as JSON."""
+    import msgspec
+
+    encoded = msgspec.json.encode(value, enc_hook=_encode)
+    typer.echo(msgspec.json.format(encoded, indent=2).decode())
+
+
+def _encode(value: Any) -> Any:
+    if isinstance(value, Digest):
+        return str(value)
+    raise TypeError(f"not JSON: {type(value)}")
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Write rows under headings; a column of numbers or sizes is aligned to the right."""
+    cells = [[cell(value) for value in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(columns, *cells, strict=True)]
+    right = [
+        bool(cells)
+        and all((row[i][:1].isdigit() and " " in row[i]) or row[i].isdigit() for row in cells)
+        and ":" not in cells[0][i]
+        for i in range(len(columns))
+    ]
+    for line in [[name.upper() for name in columns], *cells]:
+        parts = [
+            text.rjust(width) if to_right else text.ljust(width)
+            for text, width, to_right in zip(line, widths, right, strict=True)
+        ]
+        typer.echo("  ".join(parts).rstrip())
+
+
+def fields(pairs: Iterable[tuple[str, object]]) -> None:
+    """Write names and values, one to a line."""
+    shown = [(name, cell(value)) for name, value in pairs]
+    width = max(len(name) for name, _ in shown)
+    for name, value in shown:
+        typer.echo(f"{name.ljust(width)}  {value}".rstrip())
+
+
+def cell(value: object) -> str:
+    """Return a value as one line of text."""
+    if value is None:
+        return "-"
+    if isinstance(value, datetime):
+        return moment(value)
+    if isinstance(value, (tuple, list)):
+        return ", ".join(map(cell, value)) or "-"
+    return printable(str(value)).replace("\n", "\\n")
+
+
+def size(size_bytes: int | None) -> str:
+    """Return a number of bytes as people read it."""
+    if size_bytes is None:
+        return "-"
+    value = float(size_bytes)
+    for unit in _UNITS:
+        if value < 1024 or unit == _UNITS[-1]:
+            return f"{size_bytes} B" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1024
+    raise AssertionError("the last unit takes any number")
+
+
+def moment(value: datetime) -> str:
+    """Return a time to the second, in UTC."""
+    return value.strftime("%Y-%m-%d %H:%M:%SZ")
+
+
+def count(number: int, noun: str, plural: str | None = None) -> str:
+    """Return a number with its noun."""
+    return f"{number} {noun if number == 1 else plural or noun + 's'}"
+
+
+def say(message: str) -> None:
+    """Talk to the person, on stderr."""
+    typer.echo(printable(message), err=True)
+
+
+def more_follow(shown: int, limit: int) -> None:
+    """Say that a list was cut, where it was."""
+    if shown >= limit and sys.stderr.isatty():
+        say(f"(the first {limit}; --limit shows more, --after goes on behind the last)")
