@@ -133,9 +133,7 @@ class _Import:
             labels["label"] = config["config"].get("Labels") or {}
             blobs = [("config", self._blob(manifest["config"], config_data), b"")]
             chain = b""
-            for layer, diff_id in zip(
-                manifest["layers"], config["rootfs"]["diff_ids"], strict=True
-            ):
+            for layer, diff_id in zip(manifest["layers"], config["rootfs"]["diff_ids"], strict=True):
                 chain = hashlib.sha256(chain + diff_id.encode()).digest()
                 blobs.append(("layer", self._blob(layer), chain))
             self.images += 1
@@ -144,9 +142,7 @@ class _Import:
         platform = (config.get("os"), config.get("architecture"))
         blob_id, media_type = self._blob(descriptor, data), descriptor["mediaType"]
         rows = self.rows
-        rows["manifests"].append(
-            (manifest_id, 1, blob_id, raw, media_type, data, *platform, created)
-        )
+        rows["manifests"].append((manifest_id, 1, blob_id, raw, media_type, data, *platform, created))
         for position, (role, blob, chain) in enumerate(blobs):
             rows["manifest_blobs"].append((manifest_id, position, blob, role, chain))
         for position, (child, child_id) in enumerate(children):

@@ -124,9 +124,7 @@ class LayoutWriter:
         """Write one JSON blob and return its descriptor."""
         return self.add_blob(media_type, [json.dumps(value, separators=(",", ":")).encode()])
 
-    def add_image(
-        self, name: str, number: int, platform: JsonObject, layers: list[JsonObject]
-    ) -> JsonObject:
+    def add_image(self, name: str, number: int, platform: JsonObject, layers: list[JsonObject]) -> JsonObject:
         """Write the config and the manifest of an image; return the manifest's descriptor."""
         created = (EPOCH + datetime.timedelta(minutes=number)).strftime("%Y-%m-%dT%H:%M:%SZ")
         title = {"org.opencontainers.image.title": name}
@@ -177,9 +175,7 @@ class LayoutWriter:
         index = {"schemaVersion": 2, "mediaType": MEDIA_INDEX, "manifests": self._tags}
         (self._root / "oci-layout").write_text('{"imageLayoutVersion":"1.0.0"}')
         (self._root / "index.json").write_text(json.dumps(index, separators=(",", ":")))
-        return LayoutSummary(
-            len(self._sizes), self._images, len(self._tags), sum(self._sizes.values())
-        )
+        return LayoutSummary(len(self._sizes), self._images, len(self._tags), sum(self._sizes.values()))
 
 
 def generate(name: str, dest: Path, seed: int = 0) -> LayoutSummary:

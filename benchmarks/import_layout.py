@@ -151,8 +151,6 @@ def main() -> int:
     parser.add_argument("--settle-s", type=float, default=2.0, help="rest after sync, each case")
     parser.add_argument("--keep", action="store_true", help="leave the folders in --work")
     arguments = parser.parse_args()
-    if not arguments.skip_regmeta:
-        adapter.load()
     skopeo = not arguments.skip_skopeo and shutil.which("skopeo") is not None
     command = None if arguments.skip_regmeta else arguments.command
     options = Options(command, skopeo, arguments.settle_s)

@@ -30,9 +30,7 @@ def paired_ratio(samples: Sequence[Sample], reference: Sequence[Sample]) -> floa
     return statistics.median(sample.wall_s / other.wall_s for sample, other in pairs)
 
 
-def print_table(
-    title: str, cases: dict[str, list[Sample]], reference: str, reference_title: str
-) -> None:
+def print_table(title: str, cases: dict[str, list[Sample]], reference: str, reference_title: str) -> None:
     """Print one line a case; the ratio is to the case `reference`, pair by pair.
 
     Wall is min / median / max in seconds, CPU the median in seconds, memory the greatest in MiB.
