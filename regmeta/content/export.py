@@ -25,7 +25,7 @@ _MANIFEST: Final = sa.select(
     models.Manifest.digest,
     models.Manifest.media_type,
     models.Manifest.size_bytes,
-    sa.null().label("tag"),
+    sa.bindparam("tag", type_=sa.Text()).label("tag"),
 ).where(models.Manifest.id == sa.bindparam("of"))
 _TAGGED: Final = (
     sa.select(
@@ -82,8 +82,8 @@ def _images(connection: Connection, reference: Reference) -> Sequence[Any]:
         of = repository_id(connection, reference.repository)
         return connection.execute(_TAGGED, {"of": of}).all()
     manifest_id, _ = resolve_in(connection, reference)
-    row = connection.execute(_MANIFEST, {"of": manifest_id}).one()
-    return [row._replace(tag=reference.tag)] if reference.tag else [row]
+    row = connection.execute(_MANIFEST, {"of": manifest_id, "tag": reference.tag}).one()
+    return [row]
 
 
 def _descriptor(row: Any) -> Descriptor:

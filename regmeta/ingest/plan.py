@@ -20,6 +20,7 @@ class Lifetimes:
     """How long what is under way is left alone, by the database's clock."""
 
     intent: timedelta = timedelta(hours=1)  # renewed while the process works
+    max_upload: timedelta = timedelta(hours=24)  # but not longer than this
     lease: timedelta = timedelta(hours=24)  # a blob or manifest that nothing refers to yet
     garbage: timedelta = timedelta(hours=1)  # before what was displaced is looked at
     tombstone: timedelta = timedelta(hours=1)  # before a dead object is deleted: the read window

@@ -5,7 +5,7 @@ step       durable effect                                   a crash leaves      
 =========  ===============================================  =====================  ==============
 reserve    intents, and leases that last long enough        intents, no objects    ``recover``
 renew      intents that expire later                        the same               ``recover``
-give back  tombstones in place of intents                   tombstones             the collector
+give back  no intents; tombstones for what was published    tombstones             the collector
 =========  ===============================================  =====================  ==============
 """
 
@@ -46,7 +46,9 @@ _RENEW_LEASES: Final = (
 )
 _INSERT_INTENTS: Final = sa.insert(Intent)
 _RENEW_INTENTS: Final = (
-    sa.update(Intent).where(Intent.owner == sa.bindparam("of")).values(expires_at=sa.bindparam("until"))
+    sa.update(Intent)
+    .where(Intent.owner == sa.bindparam("of"), Intent.created_at > sa.bindparam("not_older_than"))
+    .values(expires_at=sa.bindparam("until"))
 )
 _TAKE_BACK: Final = (
     sa.delete(Intent)
@@ -104,15 +106,35 @@ def reserve(
 def renew(database: Database, owner: UUID, lifetimes: Lifetimes) -> None:
     """Let the intents of this process expire later, because it is still at work."""
     with database.transaction() as connection:
-        until = db.clock(connection) + lifetimes.intent
-        connection.execute(_RENEW_INTENTS, {"of": owner, "until": until})
+        now = db.clock(connection)
+        connection.execute(
+            _RENEW_INTENTS,
+            {
+                "of": owner,
+                "not_older_than": now - lifetimes.max_upload,
+                "until": now + lifetimes.intent,
+            },
+        )
 
 
-def give_back(database: Database, owner: UUID, keys: Collection[str], lifetimes: Lifetimes) -> None:
-    """Turn intents of this process into tombstones: their objects may be there, and are not wanted."""
+def give_back(
+    database: Database,
+    owner: UUID,
+    *,
+    unused: Collection[str],
+    published: Collection[str],
+    lifetimes: Lifetimes,
+) -> None:
+    """Drop the intents of keys that are not wanted any more.
+
+    Those that this process began to publish become tombstones: their objects may be there. *unused* are
+    keys that it never began to publish, and only it could have: there is no object to be deleted.
+    """
     with database.transaction() as connection:
+        for some in chunks(sorted(unused)):
+            connection.execute(_TAKE_BACK, {"of": owner, "keys": some})
         taken: list[str] = []
-        for some in chunks(sorted(keys)):
+        for some in chunks(sorted(published)):
             taken += connection.execute(_TAKE_BACK, {"of": owner, "keys": some}).scalars()
         bury(connection, taken, "aborted", db.clock(connection), lifetimes.tombstone)
 

@@ -18,7 +18,8 @@ publish    files at their keys, folders flushed       objects with an intent    
            edges, tags, events, outbox, tasks**
 finish     a snapshot of each repository, its outbox  a stale snapshot, and a row that says   the next
            row cleared                                so                                      writer
-abort      tombstones in place of intents             the same                                the collector
+abort      no intents; tombstones for what was        the same                                the collector
+           published
 =========  =========================================  ======================================  ============
 
 The commit is a function of what was staged and is tried again **alone**: after a serialization failure, a
@@ -93,6 +94,7 @@ class UnitOfWork:
         self._keys: dict[Digest, str] = {}
         self._staged: dict[Digest, Staged] = {}
         self._published: set[Digest] = set()
+        self._tried: set[str] = set()  # keys that publishing was begun for: their objects may be there
         self._result: CommitResult | None = None
         self._images: Sequence[PlannedImage] = ()
 
@@ -118,8 +120,7 @@ class UnitOfWork:
         found: reserve.Reservation = retried(
             lambda: reserve.reserve(self._writer.database, wanted, owner, self._writer.host, lifetimes)
         )
-        if stale:
-            retried(lambda: reserve.give_back(self._writer.database, owner, stale, lifetimes))
+        self._give_back(stale)
         for digest in wanted:
             self._stored.pop(digest, None)
             self._keys.pop(digest, None)
@@ -165,6 +166,7 @@ class UnitOfWork:
         self._require(Phase.RESERVED)
         new = [staged for digest, staged in self._staged.items() if digest not in self._published]
         if new:
+            self._tried.update(staged.key for staged in new)
             self._writer.staging.publish(new)
             self._published.update(staged.digest for staged in new)
         self.phase = Phase.PUBLISHED
@@ -233,10 +235,17 @@ class UnitOfWork:
             _log.warning("intents are left for the next writer: %s", error)
 
     def _give_back(self, keys: Iterable[str]) -> None:
-        wanted = list(keys)
+        wanted = set(keys)
         if wanted:
-            owner, lifetimes = self._writer.staging.owner, self._writer.lifetimes
-            retried(lambda: reserve.give_back(self._writer.database, owner, wanted, lifetimes))
+            retried(
+                lambda: reserve.give_back(
+                    self._writer.database,
+                    self._writer.staging.owner,
+                    unused=wanted - self._tried,
+                    published=wanted & self._tried,
+                    lifetimes=self._writer.lifetimes,
+                )
+            )
 
     def _require(self, *phases: Phase) -> None:
         if self.phase not in phases:

@@ -7,7 +7,7 @@ deletion has already made it true in the database.
 ======================  ==========================================================================
 step                    durable effect
 ======================  ==========================================================================
-``Staging.stage``       a file in the process's own staging folder, flushed, seen by nobody
+``Staging.stage``       flushed bytes in the process's own staging area; nothing at the key yet
 ``Staging.publish``     the object at its key, durable: after a power cut it is there, whole
 ``BlobStore.delete``    the object is gone, durably; one that is gone already is not an error
 ``write_record``        a small document (identity, snapshots), durable and whole

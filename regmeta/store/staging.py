@@ -59,8 +59,8 @@ class FilesystemStaging:
         with self._new_file(name) as fd:
             hexdigest, total = _copy(stream, fd, digest, size_bytes, progress)
             if total != size_bytes:
-                more = "more than " if total > size_bytes else ""
-                raise SizeMismatch(f"{digest}: {more}{min(total, size_bytes)} bytes, not {size_bytes}")
+                found = "there are more" if total > size_bytes else f"there are {total}"
+                raise SizeMismatch(f"{digest}: {size_bytes} bytes were announced, {found}")
             if hexdigest != digest.hex:
                 raise DigestMismatch(f"{digest}: the bytes have the digest {digest.algorithm}:{hexdigest}")
             os.fsync(fd)
