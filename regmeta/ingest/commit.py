@@ -194,7 +194,7 @@ def _insert_blobs(context: _Context, needed: Mapping[Digest, int], mine: Mapping
             for digest in sorted(mine)
         ],
     )
-    ids = dict(inserted.tuples().all())
+    ids = dict(inserted.all())
     context.new_blobs = len(ids)
     context.blob_ids.update(ids)
     lost_race = mine.keys() - ids.keys()
@@ -298,14 +298,14 @@ def _insert_manifests(
             for item in planned.values()
         ],
     )
-    return dict(inserted.tuples().all())
+    return dict(inserted.all())
 
 
 def _manifest_ids(context: _Context, repository_id: int, digests: Sequence[Digest]) -> dict[Digest, int]:
     found: dict[Digest, int] = {}
     for some in chunks(digests):
         parameters = {"repository": repository_id, "digests": some}
-        found.update(context.connection.execute(_MANIFESTS_BY_DIGEST, parameters).tuples().all())
+        found.update(context.connection.execute(_MANIFESTS_BY_DIGEST, parameters).all())
     return found
 
 

@@ -168,7 +168,7 @@ class SnapshotWriter:
         objects: Iterable[tuple[Digest, str]] = self._postponed.get(repository_id, {}).items()
         if everything:
             with self._database.read() as connection:
-                objects = connection.execute(_OBJECTS, {"of": repository_id}).tuples().all()
+                objects = connection.execute(_OBJECTS, {"of": repository_id}).all()
         assert self._store.layouts is not None
         findings = self._store.layouts.update(
             snapshot.repository, snapshot.version, snapshot.content, objects

@@ -99,7 +99,7 @@ def lock_repositories(connection: Connection, names: Collection[str], *, create:
         connection.execute(insert, [{"name": name} for name in sorted(names)])
     ids: dict[str, int] = {}
     for some in chunks(sorted(names)):
-        ids.update(connection.execute(_REPOSITORY_IDS, {"names": some}).tuples().all())
+        ids.update(connection.execute(_REPOSITORY_IDS, {"names": some}).all())
     outbox = []
     for name, repository_id in sorted(ids.items(), key=lambda item: item[1]):
         state, revision = connection.execute(_LOCK_REPOSITORY, {"of": repository_id}).one()

@@ -109,7 +109,7 @@ def image(database: Database, reference: Reference) -> results.Image:
         members: dict[int, list[Any]] = {}
         for member in connection.execute(_MEMBERS, {"roots": [root]}):
             members.setdefault(member.index_id, []).append(member)
-        labels = connection.execute(_LABELS, {"of": root}).tuples().all()
+        labels = connection.execute(_LABELS, {"of": root}).all()
         return results.Image(
             reference.repository,
             digest,

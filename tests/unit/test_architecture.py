@@ -74,7 +74,7 @@ def test_no_error_is_dropped_in_silence() -> None:
         ("opens_files", "open('x')"),
         ("opens_files", "import io\nio.open('x')"),
         ("opens_files", "from io import open as o\n"),
-        ("commits", "session.commit()"),
+        ("commits", "connection.commit()"),
         ("commits", "self.unit.connection.rollback()"),
         ("commits", "with engine.begin(): pass"),
         ("commits", "connection.exec_driver_sql('COMMIT')"),
@@ -94,7 +94,7 @@ def test_each_rule_catches_what_it_is_for(rule: str, source: str) -> None:
     ("rule", "source"),
     [
         ("opens_files", "source.open(digest)"),
-        ("commits", "committed(session)\n'''COMMIT'''"),
+        ("commits", "committed(ingest)\n'''COMMIT'''"),
         ("prints", "renderer.print(1)"),
         ("drops_errors", "try: f()\nexcept OSError as error: raise Bad from error"),
         ("drops_errors", "with suppress(FileNotFoundError): f()"),
