@@ -130,6 +130,7 @@ class SnapshotWriter:
             self._show(repository_id, snapshot, everything=objects is None)
         with self._database.transaction() as connection:
             connection.execute(_CLEAR, {"of": repository_id, "up_to": snapshot.version[1]})
+        self._postponed.pop(repository_id, None)
         self._remove_older(snapshot)
         if snapshot.entries > SMALL_REPOSITORY_ENTRIES:
             self._large[repository_id] = self._clock_s()
@@ -173,7 +174,6 @@ class SnapshotWriter:
         findings = self._store.layouts.update(
             snapshot.repository, snapshot.version, snapshot.content, objects
         )
-        self._postponed.pop(repository_id, None)
         for finding in findings:
             _log.warning("the layout of %s is incomplete: %s", snapshot.repository, finding)
 

@@ -130,7 +130,8 @@ def one_effect(connection: Connection, change: Change, source: str) -> None:
         "source": source,
         "result": {},
     }
-    if connection.execute(insert_ignoring(connection, Ingest, "id"), values).rowcount == 0:
+    insert = insert_ignoring(connection, Ingest, "id").returning(Ingest.id)
+    if connection.execute(insert, values).first() is None:
         found = connection.execute(sa.select(Ingest.result).where(Ingest.id == change.ingest_id))
         raise AlreadyCommitted(CommitResult.from_json(found.scalar_one()))
 
