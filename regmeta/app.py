@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
 from collections.abc import Callable, Collection, Iterator
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from regmeta.db import Database
-from regmeta.errors import SchemaMismatch, StoreUnavailable, UsageError
+from regmeta.errors import Error, SchemaMismatch, StoreUnavailable, UsageError
 from regmeta.settings import Settings
 from regmeta.store import BlobStore
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from regmeta.ingest.local_registry import LocalRegistry
     from regmeta.ingest.plan import ImageOutcome, Progress
     from regmeta.ingest.unit_of_work import Writer
+
+_log = logging.getLogger(__name__)
 
 LOCK_TIMEOUT_S = 30.0
 
@@ -81,8 +84,6 @@ def open_for_writing(settings: Settings) -> Iterator[Writing]:
     """
     # What only writers need is not imported by readers: they start faster.
     from regmeta.ingest.local_registry import LocalRegistry
-    from regmeta.ingest.reserve import give_back_all
-    from regmeta.ingest.retry import retried
     from regmeta.ingest.snapshots import SnapshotWriter
     from regmeta.ingest.unit_of_work import Writer
     from regmeta.maintain.recover import recover
@@ -97,12 +98,23 @@ def open_for_writing(settings: Settings) -> Iterator[Writing]:
         snapshots = SnapshotWriter(database, store, staging, show_layouts=settings.layouts == "all")
         writer = Writer(database, staging, snapshots, platform.node(), settings.actor)
         # Before the folder goes: an intent without a folder is one of a process that has ended.
-        stack.callback(lambda: retried(lambda: give_back_all(database, staging.owner, writer.lifetimes)))
+        stack.callback(_release, writer)
         stack.callback(snapshots.flush_postponed)
         registry = LocalRegistry(writer, store, mandatory_annotations=settings.lint.mandatory_annotations)
         stack.callback(registry.close)
         recover(writer, store)
         yield Writing(settings, database, store, writer, registry)
+
+
+def _release(writer: Writer) -> None:
+    """Give back what an ingest could not. What was committed is; the rest is left for the next writer."""
+    from regmeta.ingest.reserve import give_back_all
+    from regmeta.ingest.retry import retried
+
+    try:
+        retried(lambda: give_back_all(writer.database, writer.staging.owner, writer.lifetimes))
+    except Error as error:
+        _log.warning("intents are left for the next writer: %s", error)
 
 
 def import_source(

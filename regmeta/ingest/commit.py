@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from regmeta import db
-from regmeta.errors import LostReservation
+from regmeta.errors import LostReservation, MissingContent
 from regmeta.ingest import rows
 from regmeta.ingest.plan import CommitResult, Lifetimes, PlannedImage, PlannedManifest, TagChange
 from regmeta.ingest.reserve import bury, chunks
@@ -81,6 +81,7 @@ def commit(connection: Connection, plan: CommitPlan) -> CommitResult:
         AlreadyCommitted: an earlier try of the same ingest took effect.
         LostReservation: keys were taken back, or blobs have gone; nothing has happened.
         RepositoryNotActive: a repository is being removed; nothing has happened.
+        MissingContent: a child that only the repository held was collected meanwhile; nothing has happened.
     """
     by_repository: dict[str, list[PlannedImage]] = {}
     for image in plan.images:
@@ -253,7 +254,8 @@ def _repository(context: _Context, repository_id: int, name: str, images: Sequen
     outside = {digest for image in images for digest in image.here_already}
     ids.update(_manifest_ids(context, repository_id, [*existing, *outside]))
     if not outside <= ids.keys():
-        raise LostReservation(frozenset(outside - ids.keys()))
+        gone = min(outside - ids.keys())
+        raise MissingContent(f"{name}@{gone}: was here when the index was read, and is gone now")
     _link_blobs(context, repository_id, images)
     _edges(context, [planned[digest] for digest in new], ids)
     _keep(context, [ids[digest] for digest in existing])
