@@ -58,17 +58,24 @@ def open_database(settings: Settings) -> Iterator[Database]:
 
 
 @contextmanager
-def open_for_reading(settings: Settings) -> Iterator[Reading]:
+def open_for_reading(settings: Settings, *, check_store: bool = False) -> Iterator[Reading]:
     """Open a registry for reading. Changes nothing and clears nothing up.
+
+    With *check_store*, for who reads objects: a wrong store must not look like a damaged one.
 
     Raises:
         SchemaMismatch: there is no registry, or of another schema.
+        IdentityMismatch: the store is not this database's.
         StoreUnavailable: the store cannot be opened.
     """
     with open_database(settings) as database:
         database.check_schema()
         store = _store(settings)
         try:
+            if check_store:
+                from regmeta.maintain.setup import check_identity
+
+                check_identity(database, store)
             yield Reading(settings, database, store)
         finally:
             store.close()
@@ -87,12 +94,10 @@ def open_for_writing(settings: Settings) -> Iterator[Writing]:
     from regmeta.ingest.snapshots import SnapshotWriter
     from regmeta.ingest.unit_of_work import Writer
     from regmeta.maintain.recover import recover
-    from regmeta.maintain.setup import check_identity
 
     with ExitStack() as stack:
-        reading = stack.enter_context(open_for_reading(settings))
+        reading = stack.enter_context(open_for_reading(settings, check_store=True))
         database, store = reading.database, reading.store
-        check_identity(database, store)
         staging = store.open_staging()
         stack.callback(staging.close)
         snapshots = SnapshotWriter(database, store, staging, show_layouts=settings.layouts == "all")
@@ -190,6 +195,17 @@ def initialise(settings: Settings) -> bool:
     finally:
         database.close()
     return is_new
+
+
+def is_initialised(settings: Settings) -> bool:
+    """Tell whether ``initialise`` was run here to its end, or nearly: a second run does the rest."""
+    from regmeta.maintain import setup
+
+    path = _sqlite_path(settings)
+    if path is not None and not path.is_file():
+        return False
+    with open_database(settings) as database:
+        return setup.is_tied(database) and Path(settings.store, setup.RECORD).is_file()
 
 
 def migrations_folder() -> str:

@@ -95,7 +95,7 @@ class SizeMismatch(IntegrityError):
 
 
 class DamagedBlob(IntegrityError):
-    """A stored blob does not verify, or its object is gone. Importing its image again heals it."""
+    """A stored blob does not verify, or its object is gone."""
 
 
 # --- 5: unavailable ---------------------------------------------------------------------------

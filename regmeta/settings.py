@@ -14,6 +14,7 @@ from regmeta.errors import UsageError
 
 PREFIX: Final = "REGMETA_"
 CONFIG_NAME: Final = "regmeta.toml"
+SQLITE: Final = "sqlite:///"
 
 
 class Lint(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -58,6 +59,8 @@ def load_settings(config: str | None = None, **given: str | None) -> Settings:
     values = _read_file(config, home)
     values.update(environment)
     values.update(chosen)
+    if "is_default_home" in values:
+        raise UsageError("settings: is_default_home is found out, not set")
     if not values.get("home"):
         values["home"] = str(_default_home())
         values["is_default_home"] = not values.keys() & {"database", "store"}
@@ -65,6 +68,7 @@ def load_settings(config: str | None = None, **given: str | None) -> Settings:
     values["home"] = str(home_path)
     values.setdefault("database", f"sqlite:///{home_path / 'regmeta.db'}")
     values.setdefault("store", str(home_path / "store"))
+    values["store"] = str(Path(values["store"]).absolute())
     values.setdefault("actor", _user())
     return _convert(values)
 
@@ -82,9 +86,13 @@ def _read_file(config: str | None, home: str | None) -> dict[str, Any]:
         raise UsageError(f"{path}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: {error}") from error
+    folder = path.parent.absolute()
     for name in ("home", "store"):
         if isinstance(content.get(name), str):
-            content[name] = str(path.parent.absolute() / Path(content[name]).expanduser())
+            content[name] = str(folder / Path(content[name]).expanduser())
+    database = content.get("database")
+    if isinstance(database, str) and database.startswith(SQLITE):
+        content["database"] = SQLITE + str(folder / database.removeprefix(SQLITE))
     return content
 
 

@@ -71,12 +71,10 @@ def _progress(images: int) -> ImportProgress:
 
 
 def _make_default_home(chosen: Settings) -> None:
-    from pathlib import Path
-
     from regmeta import app
 
     # Only where nobody chose a place: a folder that was named and is empty may be a disk not mounted.
-    if chosen.is_default_home and not Path(chosen.home).exists():
+    if chosen.is_default_home and not app.is_initialised(chosen):
         app.initialise(chosen)
         render.say(f"made the registry in {chosen.home}")
 
@@ -133,7 +131,7 @@ def export(
     from regmeta.store.exports import open_export
 
     wanted = Reference.parse(reference)
-    with app.open_for_reading(settings(ctx)) as registry:
+    with app.open_for_reading(settings(ctx), check_store=True) as registry:
         done = write(registry.database, registry.store, wanted, open_export(destination))
     render.say(
         f"{render.count(done.images, 'image')}, {render.count(done.blobs, 'blob')},"

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields as fields_of
+from dataclasses import is_dataclass
 from datetime import datetime
 from typing import Any
+from uuid import UUID
 
 import typer
 
@@ -22,17 +25,24 @@ def printable(text: str) -> str:
 
 
 def json(value: Any) -> None:
-    """Write *value* to stdout as JSON."""
-    import msgspec
+    """Write *value* to stdout as JSON: digests and ids as text, times in UTC, sizes in bytes."""
+    from json import dumps
 
-    encoded = msgspec.json.encode(value, enc_hook=_encode)
-    typer.echo(msgspec.json.format(encoded, indent=2).decode())
+    typer.echo(dumps(_plain(value), indent=2, ensure_ascii=False))
 
 
-def _encode(value: Any) -> Any:
-    if isinstance(value, Digest):
+def _plain(value: Any) -> Any:
+    if isinstance(value, (Digest, UUID)):
         return str(value)
-    raise TypeError(f"not JSON: {type(value)}")
+    if isinstance(value, datetime):
+        return value.isoformat().replace("+00:00", "Z")
+    if is_dataclass(value):
+        return {field.name: _plain(getattr(value, field.name)) for field in fields_of(value)}
+    if isinstance(value, Mapping):
+        return {name: _plain(item) for name, item in value.items()}
+    if isinstance(value, (tuple, list)):
+        return [_plain(item) for item in value]
+    return value
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

@@ -68,7 +68,7 @@ def show(
             ("state", found.state),
             ("revision", f"{found.revision}{' (snapshot is behind)' if found.snapshot_is_behind else ''}"),
             ("tags", found.tags),
-            ("manifests", f"{found.manifests} ({found.untagged_manifests} without a tag of their own)"),
+            ("manifests", f"{found.manifests}, {found.manifests - found.untagged_manifests} of them tagged"),
             ("blobs", f"{found.blobs} ({render.size(found.size_bytes)})"),
             ("created", found.created_at),
             ("changed", found.updated_at),

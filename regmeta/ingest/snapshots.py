@@ -35,7 +35,7 @@ from sqlalchemy.engine import Connection
 from regmeta import errors
 from regmeta.db import Database
 from regmeta.models import Blob, LayoutOutbox, Manifest, Repository, RepositoryBlob, StoreIdentity, Tag
-from regmeta.oci import layout
+from regmeta.oci import layout, media_types
 from regmeta.oci.descriptor import REF_NAME, Descriptor
 from regmeta.oci.digest import Digest
 from regmeta.store import BlobStore, Staging
@@ -211,5 +211,6 @@ def _entry(row: Any, tag: str | None) -> Descriptor:
         row.digest,
         row.size_bytes,
         {} if tag is None else {REF_NAME: tag},
-        artifact_type=row.artifact_type,
+        # What the referrers API calls the type of a container image says nothing in a list of them.
+        artifact_type=None if row.artifact_type in media_types.IMAGE_CONFIGS else row.artifact_type,
     )

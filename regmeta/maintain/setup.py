@@ -91,6 +91,12 @@ def make_identity(database: Database, store: BlobStore) -> Identity:
     return identity
 
 
+def is_tied(database: Database) -> bool:
+    """Tell whether a database has a schema and belongs to a store."""
+    with database.read() as connection:
+        return database.schema_revision(connection) is not None and _read_row(connection) is not None
+
+
 def check_identity(database: Database, store: BlobStore) -> Identity:
     """Refuse a store that is not this database's.
 

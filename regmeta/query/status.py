@@ -8,6 +8,7 @@ import sqlalchemy as sa
 
 from regmeta import db, models
 from regmeta.db import SCHEMA_HEAD, Database
+from regmeta.errors import SchemaMismatch
 from regmeta.query import results
 
 _IDENTITY: Final = sa.select(
@@ -55,10 +56,16 @@ _LAST_COMMIT: Final = sa.select(sa.func.max(models.Ingest.committed_at, type_=mo
 
 
 def status(database: Database, store_location: str) -> results.Status:
-    """Return the state of the registry, of one moment."""
+    """Return the state of the registry, of one moment.
+
+    Raises:
+        SchemaMismatch: the database belongs to no store yet.
+    """
     with database.read() as connection:
         now = db.clock(connection)
-        identity = connection.execute(_IDENTITY).one()
+        identity = connection.execute(_IDENTITY).first()
+        if identity is None:
+            raise SchemaMismatch(f"{database.location} was never tied to a store: run 'regmeta init'")
         counts: Any = connection.execute(_COUNTS).one()
         (repositories, tags, manifests, blobs, size, damaged, absent, tombstones, tasks, events) = counts
         return results.Status(
