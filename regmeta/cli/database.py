@@ -49,8 +49,6 @@ def downgrade(
     from regmeta.errors import UsageError
     from regmeta.maintain import schema
 
-    if revision == "base":
-        raise UsageError("below the first revision there is nothing left to keep: remove the database")
     if not yes:
         raise UsageError("a downgrade loses what the older schema cannot hold: say --yes")
     with app.open_database(settings(ctx)) as database:

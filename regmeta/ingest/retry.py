@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Final, TypeVar
 
 import stamina
+from stamina.instrumentation import LoggingOnRetryHook, set_on_retry_hooks
 
 from regmeta import errors
 
@@ -15,6 +16,9 @@ ATTEMPTS: Final = 15
 RETRY_FOR_S: Final = 60.0
 
 _T = TypeVar("_T")
+
+# Told to the standard loggers only: left to itself it prints to stdout where structlog is installed.
+set_on_retry_hooks([LoggingOnRetryHook])
 
 
 def retried(run: Callable[[], _T]) -> _T:

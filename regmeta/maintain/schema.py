@@ -2,29 +2,40 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 
 from regmeta.db import Database
-from regmeta.errors import SchemaMismatch
+from regmeta.errors import SchemaMismatch, UsageError
+
+HEAD: Final = "head"
 
 
-def upgrade(database: Database, migrations: str, revision: str = "head") -> None:
+def upgrade(database: Database, migrations: str, revision: str = HEAD) -> None:
     """Run the revisions of *migrations* (a folder) up to *revision*, each in one transaction.
 
     Another process that does the same waits, and then finds nothing to do.
 
     Raises:
-        SchemaMismatch: no such revision.
+        UsageError: there is no such revision.
+        SchemaMismatch: the database is at one that this release does not know.
     """
+    if revision != HEAD:
+        _check_revision(migrations, revision)
     _run(database, migrations, lambda config: command.upgrade(config, revision))
 
 
 def downgrade(database: Database, migrations: str, revision: str) -> None:
-    """Run revisions backwards, down to *revision*; what only newer revisions can hold is lost."""
+    """Run revisions backwards, down to *revision*; what only newer revisions can hold is lost.
+
+    Raises:
+        UsageError: there is no such revision; below the first one nothing would be left to keep.
+        SchemaMismatch: the database is at one that this release does not know.
+    """
+    _check_revision(migrations, revision)
     _run(database, migrations, lambda config: command.downgrade(config, revision))
 
 
@@ -50,6 +61,12 @@ def differences(database: Database) -> list[str]:
     with database.read() as connection:
         context = MigrationContext.configure(connection)
         return [str(difference) for difference in compare_metadata(context, Base.metadata)]
+
+
+def _check_revision(migrations: str, revision: str) -> None:
+    known = [name for name, _ in history(migrations)]
+    if revision not in known:
+        raise UsageError(f"{revision}: no such revision; there are {', '.join(known)}")
 
 
 def _run(database: Database, migrations: str, run: Any) -> None:
