@@ -49,6 +49,8 @@ def downgrade(
     from regmeta.errors import UsageError
     from regmeta.maintain import schema
 
+    if revision == schema.BASE:
+        raise UsageError("below the first revision there is nothing left to keep: remove the database")
     if not yes:
         raise UsageError("a downgrade loses what the older schema cannot hold: say --yes")
     with app.open_database(settings(ctx)) as database:

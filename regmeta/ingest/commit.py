@@ -252,7 +252,9 @@ def _repository(context: _Context, repository_id: int, name: str, images: Sequen
     new = [digest for digest in planned if digest in ids]
     existing = [digest for digest in planned if digest not in ids]
     outside = {digest for image in images for digest in image.here_already}
-    ids.update(_manifest_ids(context, repository_id, [*existing, *outside]))
+    # A child that the source did not hold may have come meanwhile, from elsewhere.
+    absent = {digest for image in images for digest in image.absent if digest not in ids}
+    ids.update(_manifest_ids(context, repository_id, [*existing, *outside, *absent]))
     if not outside <= ids.keys():
         gone = min(outside - ids.keys())
         raise MissingContent(f"{name}@{gone}: was here when the index was read, and is gone now")

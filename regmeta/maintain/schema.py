@@ -12,6 +12,7 @@ from regmeta.db import Database
 from regmeta.errors import SchemaMismatch, UsageError
 
 HEAD: Final = "head"
+BASE: Final = "base"
 
 
 def upgrade(database: Database, migrations: str, revision: str = HEAD) -> None:
@@ -31,11 +32,14 @@ def upgrade(database: Database, migrations: str, revision: str = HEAD) -> None:
 def downgrade(database: Database, migrations: str, revision: str) -> None:
     """Run revisions backwards, down to *revision*; what only newer revisions can hold is lost.
 
+    Down to ``base`` nothing is left.
+
     Raises:
-        UsageError: there is no such revision; below the first one nothing would be left to keep.
+        UsageError: there is no such revision.
         SchemaMismatch: the database is at one that this release does not know.
     """
-    _check_revision(migrations, revision)
+    if revision != BASE:
+        _check_revision(migrations, revision)
     _run(database, migrations, lambda config: command.downgrade(config, revision))
 
 

@@ -167,7 +167,13 @@ class FilesystemStore:
         with wrapped(self.location, f"staging/{owner.hex}"):
             try:
                 with self._root.opened_folder(f"staging/{owner.hex}") as fd:
-                    return lock_folder(fd)
+                    lock_fd = lock_folder(fd, create=False)
+                if lock_fd is None:
+                    # Without a lock file it is empty: its process was stopped just after making it, or is
+                    # just removing it. One that is not empty stays.
+                    with suppress(OSError):
+                        os.rmdir(f"staging/{owner.hex}", dir_fd=self._root.fd)
+                return lock_fd
             except FileNotFoundError:
                 return None  # its process has just ended and cleared up
 

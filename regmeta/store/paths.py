@@ -1,4 +1,8 @@
-"""Paths below a store's root, by directory descriptors: no name can lead out of it."""
+"""Paths below a store's root, by a directory descriptor. Names are checked, so that none leads out of it.
+
+Symbolic links that an operator put in place of a folder (``blobs`` on another disk) are followed; one in
+place of an object or a document is not.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +37,7 @@ def checked_name(name: str) -> str:
 
 
 class Root:
-    """A directory that is held open; all paths are relative to it and follow no symbolic link below it."""
+    """A directory that is held open; all paths are relative to it."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -62,6 +66,14 @@ class Root:
                 for parent in {parent for _, parent in new}:
                     self.flush_folder(parent)
                 self._made.update(here for here, _ in new)
+
+    def has(self, name: str) -> bool:
+        """Tell whether something has this name."""
+        try:
+            os.stat(name, dir_fd=self.fd, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return True
 
     def flush_folder(self, name: str) -> None:
         """Make durable which names a folder holds."""

@@ -72,9 +72,12 @@ class FilesystemStaging:
         self._root.make_folders(folders, durable=True)
         with wrapped(self._root.path, "blobs"):
             for item in staged:
+                target = f"blobs/{checked_key(item.key)}"
+                if self._root.has(target):  # keys hold a uuid: only a defect gives one out twice
+                    raise StoreUnavailable(f"{self._root.path}/{target}: is there already")
                 os.rename(
                     item.token,
-                    f"blobs/{checked_key(item.key)}",
+                    target,
                     src_dir_fd=self._folder_fd,
                     dst_dir_fd=self._root.fd,
                 )
@@ -180,19 +183,22 @@ def _claim_folder(root: Root) -> tuple[UUID, int, int]:
             folder_fd = os.open(name, DIRECTORY, dir_fd=root.fd)
         except FileNotFoundError:
             continue
-        lock_fd = lock_folder(folder_fd)
+        lock_fd = lock_folder(folder_fd, create=True)
         if lock_fd is not None:
             return owner, folder_fd, lock_fd
         os.close(folder_fd)
     raise StoreUnavailable(f"{root.path}/staging: no staging folder could be kept")
 
 
-def lock_folder(folder_fd: int) -> int | None:
-    """Take the lock of a staging folder; None if its process lives, or the folder is being removed."""
+def lock_folder(folder_fd: int, *, create: bool) -> int | None:
+    """Take the lock of a staging folder; None if its process lives, or the folder is being removed.
+
+    Only its owner may *create* the lock file: one that appears in a folder that its owner is removing would
+    keep it from going.
+    """
+    flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | (os.O_CREAT if create else 0)
     try:
-        fd = os.open(
-            LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=folder_fd
-        )
+        fd = os.open(LOCK_NAME, flags, 0o600, dir_fd=folder_fd)
     except FileNotFoundError:
         return None
     if try_lock(fd):
@@ -205,5 +211,13 @@ def lock_folder(folder_fd: int) -> int | None:
 
 
 def remove_folder(root: Root, name: str) -> None:
-    """Remove a staging folder whose lock is held, with all that lies in it."""
-    shutil.rmtree(name, dir_fd=root.fd)
+    """Remove a staging folder whose lock is held, with all that lies in it: the lock file last."""
+    with root.opened_folder(name) as fd:
+        for entry in os.scandir(fd):
+            if entry.is_dir(follow_symlinks=False):
+                shutil.rmtree(entry.name, dir_fd=fd)
+            elif entry.name != LOCK_NAME:
+                os.unlink(entry.name, dir_fd=fd)
+        os.unlink(LOCK_NAME, dir_fd=fd)
+    with suppress(FileNotFoundError):  # empty now, so who recovers may be faster
+        os.rmdir(name, dir_fd=root.fd)
