@@ -1,0 +1,153 @@
+"""Fixtures: databases made from a template, registries, and a check of each registry after its test."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from regmeta.app import Writing, initialise, open_for_writing
+from regmeta.db import Database
+from regmeta.maintain.setup import make_identity
+from regmeta.settings import Settings
+from tests.builders import LayoutBuilder
+from tests.support.consistency import assert_consistent
+from tests.support.postgres import Postgres, shared_postgres
+from tests.support.registry import open_parts, settings_of
+
+BACKENDS = ["sqlite", "postgresql"]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        "markers", "inconsistent: leaves its registry damaged on purpose, so it is not checked afterwards"
+    )
+
+
+# --- databases --------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
+    """The one PostgreSQL of this test run, shared by all workers."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    with shared_postgres(folder / "postgres") as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated SQLite file, closed, to be copied."""
+    home = tmp_path_factory.mktemp("template")
+    initialise(settings_of(home, f"sqlite:///{home / 'regmeta.db'}"))
+    path = home / "regmeta.db"
+    database = Database(f"sqlite:///{path}")
+    with database.transaction() as connection:
+        connection.exec_driver_sql("DELETE FROM store_identity")
+    database.close()
+    return path
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request: pytest.FixtureRequest) -> str:
+    """Each database that regmeta works with, in turn."""
+    return str(request.param)
+
+
+@pytest.fixture
+def database_url(backend: str, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """The URL of a new database that has the schema and no rows."""
+    if backend == "sqlite":
+        path = tmp_path / "home" / "regmeta.db"
+        path.parent.mkdir(exist_ok=True)
+        shutil.copyfile(request.getfixturevalue("sqlite_template"), path)
+        yield f"sqlite:///{path}"
+        return
+    postgres: Postgres = request.getfixturevalue("postgres")
+    name = postgres.create()
+    yield postgres.url(name)
+    postgres.drop(name)
+
+
+@pytest.fixture
+def empty_database_url(backend: str, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """The URL of a new database without a schema."""
+    if backend == "sqlite":
+        path = tmp_path / "empty.db"
+        path.touch()
+        Database(f"sqlite:///{path}").use_write_ahead_log()
+        yield f"sqlite:///{path}"
+        return
+    postgres: Postgres = request.getfixturevalue("postgres")
+    name = postgres.create(migrated=False)
+    yield postgres.url(name)
+    postgres.drop(name)
+
+
+@pytest.fixture
+def database(database_url: str) -> Iterator[Database]:
+    """A database that has the schema and no rows."""
+    found = Database(database_url)
+    yield found
+    found.close()
+
+
+# --- registries -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def registry_home(tmp_path: Path) -> Path:
+    """The folder of a registry: its store is in it, and its database if that is a file."""
+    home = tmp_path / "home"
+    (home / "store").mkdir(parents=True, exist_ok=True)
+    return home
+
+
+@pytest.fixture
+def settings(registry_home: Path, database_url: str, request: pytest.FixtureRequest) -> Iterator[Settings]:
+    """The settings of a new registry. When the test is over, its database and its store must agree."""
+    found = settings_of(registry_home, database_url)
+    database, store = open_parts(found)
+    make_identity(database, store)
+    store.close()
+    database.close()
+    yield found
+    if request.node.get_closest_marker("inconsistent") is None:
+        database, store = open_parts(found)
+        try:
+            assert_consistent(database, store)
+        finally:
+            store.close()
+            database.close()
+
+
+@pytest.fixture
+def writing(settings: Settings) -> Iterator[Writing]:
+    """A new registry that is open for writing."""
+    with open_for_writing(settings) as found:
+        yield found
+
+
+@pytest.fixture
+def other_writer(settings: Settings) -> Iterator[Callable[[], Writing]]:
+    """Open the same registry once more, as another process would."""
+    with ExitStack() as stack:
+        yield lambda: stack.enter_context(open_for_writing(settings))
+
+
+@pytest.fixture
+def builder() -> LayoutBuilder:
+    """An empty layout to be filled."""
+    return LayoutBuilder()
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> Path:
+    """Where a test writes its layout."""
+    return tmp_path / "layout"

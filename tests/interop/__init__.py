@@ -1,0 +1,1 @@
+"""Other tools read what is written here, and what they write is imported."""

@@ -1,0 +1,1 @@
+"""What tests share: servers, registries, and checks that do not trust the code under test."""
