@@ -7,19 +7,21 @@ checked before COMMIT.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import sqlalchemy as sa
 from alembic import context
-from alembic.runtime.migration import MigrationContext
+from alembic.runtime.migration import MigrationContext, MigrationInfo
 from sqlalchemy.engine import Connection
 
 from regmeta.models import Base
 
 
-def _check_foreign_keys(*, ctx: MigrationContext, **_: Any) -> None:
+def _check_foreign_keys(
+    ctx: MigrationContext, step: MigrationInfo, heads: Collection[Any], run_args: Mapping[str, Any]
+) -> None:
     """Run inside the transaction of each revision, just before it is committed."""
     connection = ctx.connection
     assert connection is not None

@@ -251,7 +251,9 @@ def upgrade() -> None:
         sa.Column("os_version", sa.Text(), nullable=True),
         sa.CheckConstraint("absence IN ('sparse', 'policy')", name=op.f("ck_index_manifests_absence")),
         sa.CheckConstraint(
-            "(child_id IS NOT NULL AND blob_id IS NULL AND absence IS NULL) OR (child_id IS NULL AND blob_id IS NOT NULL AND absence IS NULL) OR (child_id IS NULL AND blob_id IS NULL AND absence IS NOT NULL)",
+            "(child_id IS NOT NULL AND blob_id IS NULL AND absence IS NULL)"
+            " OR (child_id IS NULL AND blob_id IS NOT NULL AND absence IS NULL)"
+            " OR (child_id IS NULL AND blob_id IS NULL AND absence IS NOT NULL)",
             name=op.f("ck_index_manifests_child"),
         ),
         sa.CheckConstraint("child_id <> index_id", name=op.f("ck_index_manifests_not_itself")),
