@@ -132,8 +132,10 @@ def import_source(
     atomic: bool = False,
     sparse: bool = False,
     progress: Callable[[int], AbstractContextManager[Progress]],
-) -> list[ImageOutcome]:
+) -> Iterator[ImageOutcome]:
     """Import images of the layout or archive at *path*; see ``ingest.selection`` for which.
+
+    Each outcome is given when it is final: what was committed before an error is known.
 
     Without *destination* the source's own name is the repository. *progress* is made with the number of
     images.
@@ -156,7 +158,8 @@ def import_source(
             outcomes = registry.registry.import_images(
                 chosen.requests, sparse=sparse, atomic=atomic, progress=shown
             )
-            return [*chosen.rejected, *outcomes]
+            yield from chosen.rejected
+            yield from outcomes
 
 
 def _name_of(path: str) -> str:
@@ -248,8 +251,16 @@ def _sqlite_path(settings: Settings) -> Path | None:
 
 
 def _make_folder(path: Path) -> None:
+    """Make a folder and those above it, durably: what is acknowledged later lies in it."""
     try:
-        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+        for folder in reversed(missing):
+            folder.mkdir(exist_ok=True, mode=0o700)
+            fd = os.open(folder.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
     except OSError as error:
         raise StoreUnavailable(f"{path}: {error.strerror}") from error
 

@@ -159,9 +159,9 @@ class Database:
         try:
             with self._serialise():
                 self.engine.dispose()
-        except errors.Locked as error:
-            # Another process stands still inside its commit. What was asked for is done; the
-            # connections end with this process.
+        except errors.Error as error:
+            # Another process stands still inside its commit, or the disk is read-only. What was asked
+            # for is done; the connections end with this process.
             _log.warning("the database was not closed: %s", error)
 
 
@@ -234,6 +234,8 @@ def _postgresql_engine(url: sa.URL) -> Engine:
         url.set(drivername="postgresql+psycopg"),
         connect_args={"options": options, "connect_timeout": LOCK_TIMEOUT_S},
         isolation_level="READ COMMITTED",
+        # A connection that was cut while it lay idle must not fail the read that comes next.
+        pool_pre_ping=True,
     )
 
 
@@ -257,7 +259,9 @@ def _translation(error: sa.exc.DBAPIError, location: str) -> errors.Error:
         return errors.Contention(text)
     if isinstance(error, sa.exc.IntegrityError):
         return errors.ConstraintViolated(text)
-    if error.connection_invalidated or state.startswith(("08", "57P")):
+    # psycopg gives no state where no server answered: it is away, or starting again.
+    unanswered = isinstance(error, sa.exc.OperationalError) and not name and not state
+    if error.connection_invalidated or unanswered or state.startswith(("08", "57P")):
         return errors.ConnectionLost(text)
     return errors.DatabaseUnavailable(text)
 

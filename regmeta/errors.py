@@ -19,7 +19,7 @@ code meaning
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 OK = 0
 FINDINGS = 1
@@ -149,7 +149,7 @@ class LostReservation(Error):
     The ingest goes back to ``reserve`` for those digests only, with new keys (design, section 3).
     """
 
-    def __init__(self, digests: frozenset[object]) -> None:
+    def __init__(self, digests: frozenset[Any]) -> None:
         super().__init__("reservation lost for " + ", ".join(sorted(map(str, digests))))
         self.digests = digests
 

@@ -109,4 +109,5 @@ def _default_home() -> Path:
 
 
 def _user() -> str:
-    return os.environ.get("USER") or os.environ.get("LOGNAME") or f"uid {os.getuid()}"
+    name = os.environ.get("USER") or os.environ.get("LOGNAME") or f"uid {os.getuid()}"
+    return name.encode("utf-8", "backslashreplace").decode()

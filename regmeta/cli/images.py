@@ -51,17 +51,28 @@ def import_(
 
     chosen = settings(ctx)
     _make_default_home(chosen)
-    outcomes = app.import_source(
-        chosen,
-        source,
-        destination,
-        only_tags=tuple(tag or ()),
-        with_untagged=all_,
-        atomic=atomic,
-        sparse=sparse,
-        progress=_progress,
-    )
+    outcomes: list[ImageOutcome] = []
+    try:
+        for outcome in app.import_source(
+            chosen,
+            source,
+            destination,
+            only_tags=tuple(tag or ()),
+            with_untagged=all_,
+            atomic=atomic,
+            sparse=sparse,
+            progress=_progress,
+        ):
+            outcomes.append(outcome)
+    except BaseException:
+        # What was committed before is committed, and is said.
+        if outcomes:
+            _report(outcomes, as_json)
+        raise
     _report(outcomes, as_json)
+    failed = [item.error.exit_code for item in outcomes if item.error is not None]
+    if failed:
+        raise typer.Exit(max(failed))
 
 
 def _progress(images: int) -> ImportProgress:
@@ -107,8 +118,6 @@ def _report(outcomes: list[ImageOutcome], as_json: bool) -> None:
     render.say(
         f"{render.count(done, 'image')} imported ({copied}), {skipped} here already, {len(failed)} failed"
     )
-    if failed:
-        raise typer.Exit(max(item.error.exit_code for item in failed if item.error is not None))
 
 
 def export(

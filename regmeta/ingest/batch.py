@@ -14,6 +14,7 @@ from regmeta.errors import (
     InputError,
     IntegrityError,
     LostReservation,
+    MissingContent,
     SizeMismatch,
     StoreUnavailable,
 )
@@ -81,9 +82,20 @@ class Batch:
             try:
                 return self._unit.commit(good)
             except LostReservation as lost:
+                self._leave_out_orphans(lost.digests, atomic)
                 wanted = self._wanted(i for i in range(len(self._images)) if i not in self._failures)
                 self._reserve_and_stage({d: wanted[d] for d in wanted if d in lost.digests}, atomic)
         raise StoreUnavailable(f"{self._unit.id}: blobs were taken back {ROUNDS} times while they were used")
+
+    def _leave_out_orphans(self, lost: frozenset[Digest], atomic: bool) -> None:
+        """Leave out indexes that relied on a child which only the repository held, and which has gone."""
+        for position, image in enumerate(self._images):
+            gone = sorted(image.here_already & lost)
+            if gone:
+                error = MissingContent(f"{gone[0]}: was in {image.request.repository}, and is gone now")
+                if atomic:
+                    raise error
+                self._failures.setdefault(position, error)
 
     def _wanted(self, positions: Iterable[int]) -> dict[Digest, int]:
         wanted: dict[Digest, int] = {}
@@ -119,7 +131,7 @@ class Batch:
                 if self._stop.is_set():
                     return
                 try:
-                    self._copy(holders[digest], digest, wanted[digest])
+                    self._copy_from(holders[digest], digest, wanted[digest])
                 except BAD_IMAGE as error:
                     bad[digest] = error
 
@@ -129,13 +141,24 @@ class Batch:
         self._copied.update(digest for digest in wanted if digest not in bad)
         return bad
 
-    def _holders(self, wanted: Mapping[Digest, int]) -> dict[Digest, PlannedImage]:
-        holders: dict[Digest, PlannedImage] = {}
+    def _holders(self, wanted: Mapping[Digest, int]) -> dict[Digest, list[PlannedImage]]:
+        """Return who has each blob: one image of each source."""
+        holders: dict[Digest, list[PlannedImage]] = {digest: [] for digest in wanted}
         for image in self._images:
-            for digest in image.blobs:
-                if digest in wanted:
-                    holders.setdefault(digest, image)
+            for digest in holders.keys() & image.blobs.keys():
+                if all(image.request.source is not other.request.source for other in holders[digest]):
+                    holders[digest].append(image)
         return holders
+
+    def _copy_from(self, holders: Sequence[PlannedImage], digest: Digest, size_bytes: int) -> None:
+        """Copy a blob from the first holder whose bytes are good."""
+        for number, image in enumerate(holders, start=1):
+            try:
+                self._copy(image, digest, size_bytes)
+                return
+            except BAD_IMAGE:
+                if number == len(holders):
+                    raise
 
     def _copy(self, image: PlannedImage, digest: Digest, size_bytes: int) -> None:
         content = image.in_memory.get(digest)

@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from regmeta import db
-from regmeta.errors import LostReservation, MissingContent
+from regmeta.errors import LostReservation
 from regmeta.ingest import rows
 from regmeta.ingest.plan import CommitResult, Lifetimes, PlannedImage, PlannedManifest, TagChange
 from regmeta.ingest.reserve import bury, chunks
@@ -79,9 +79,8 @@ def commit(connection: Connection, plan: CommitPlan) -> CommitResult:
 
     Raises:
         AlreadyCommitted: an earlier try of the same ingest took effect.
-        LostReservation: keys were taken back, or blobs have gone; nothing has happened.
+        LostReservation: keys were taken back, or blobs or children have gone; nothing has happened.
         RepositoryNotActive: a repository is being removed; nothing has happened.
-        MissingContent: a child that only the repository held was collected meanwhile; nothing has happened.
     """
     by_repository: dict[str, list[PlannedImage]] = {}
     for image in plan.images:
@@ -145,8 +144,6 @@ def _blobs(context: _Context) -> None:
         raise LostReservation(frozenset(vanished))
     context.blob_ids.update({digest: row.id for digest, row in found.items()})
     unused += _insert_blobs(context, needed, mine)
-    # Bytes that were staged for an image that was left out afterwards.
-    unused += [key for digest, key in context.plan.keys.items() if digest not in needed]
     bury(context.connection, unused, "not needed", context.now, context.plan.lifetimes.tombstone)
 
 
@@ -256,12 +253,11 @@ def _repository(context: _Context, repository_id: int, name: str, images: Sequen
     absent = {digest for image in images for digest in image.absent if digest not in ids}
     ids.update(_manifest_ids(context, repository_id, [*existing, *outside, *absent]))
     if not outside <= ids.keys():
-        gone = min(outside - ids.keys())
-        raise MissingContent(f"{name}@{gone}: was here when the index was read, and is gone now")
+        raise LostReservation(frozenset(outside - ids.keys()))
     _link_blobs(context, repository_id, images)
     _edges(context, [planned[digest] for digest in new], ids)
     _keep(context, [ids[digest] for digest in existing])
-    _fill_in(context, repository_id, {digest: ids[digest] for digest in new})
+    _fill_in(context, repository_id, {digest: ids[digest] for digest in planned})
     record_events(
         connection,
         [context.change.event("manifest.pushed", repository_id, digest=digest) for digest in new],
@@ -344,12 +340,12 @@ def _keep(context: _Context, manifest_ids: Sequence[int]) -> None:
         )
 
 
-def _fill_in(context: _Context, repository_id: int, new: Mapping[Digest, int]) -> None:
+def _fill_in(context: _Context, repository_id: int, here: Mapping[Digest, int]) -> None:
     """Give indexes the children that were absent when they were pushed."""
-    for some in chunks(list(new)):
+    for some in chunks(list(here)):
         parameters: dict[str, Any] = {"repository": repository_id, "digests": some}
         for child in context.connection.execute(_ABSENT, parameters).scalars().all():
             context.connection.execute(
                 _FILL_IN,
-                {"child": child, "repository": repository_id, "new_child_id": new[child]},
+                {"child": child, "repository": repository_id, "new_child_id": here[child]},
             )

@@ -11,7 +11,7 @@ from typing import Final, Literal
 import sqlalchemy as sa
 
 from regmeta.db import Database
-from regmeta.errors import DamagedBlob, Error, InvalidDigest, InvalidSource
+from regmeta.errors import DamagedBlob, Error, InvalidDigest, InvalidSource, SizeMismatch
 from regmeta.ingest.batch import BAD_IMAGE, Batch, BatchResult
 from regmeta.ingest.lint import check_annotations
 from regmeta.ingest.plan import (
@@ -206,7 +206,10 @@ class _Import:
                     raise
                 yield from self._done([_outcome(request, "failed", error)])
                 continue
-            if self._conflicts(image):
+            conflict = self._conflict(image)
+            if conflict is not None:
+                if self._atomic:
+                    raise SizeMismatch(f"{conflict}: the source says two sizes of it")
                 yield from self.flush()
             self._append(image)
             if self._is_full():
@@ -248,9 +251,10 @@ class _Import:
             or self._registry._clock_s() - self._began_s >= BATCH_S
         )
 
-    def _conflicts(self, image: PlannedImage) -> bool:
-        """Whether it says another size of a blob than the batch: one of them is wrong, but not both."""
-        return any(self._sizes.get(digest, size) != size for digest, size in image.blobs.items())
+    def _conflict(self, image: PlannedImage) -> Digest | None:
+        """Return a blob of which it says another size than the batch: one of them is wrong, but not both."""
+        differing = (d for d, size in image.blobs.items() if self._sizes.get(d, size) != size)
+        return next(differing, None)
 
     def _check_name(self, request: ImageRequest) -> None:
         if request.tag is None:

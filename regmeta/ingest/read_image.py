@@ -12,7 +12,7 @@ from typing import Final
 
 from regmeta.errors import InvalidManifest, MissingContent, SizeMismatch
 from regmeta.ingest.plan import ImageRequest, PlannedImage, PlannedManifest
-from regmeta.oci import image_config, manifest, media_types
+from regmeta.oci import image_config, manifest, media_types, strict_json
 from regmeta.oci.descriptor import Descriptor
 from regmeta.oci.digest import Digest
 from regmeta.oci.manifest import Index, Manifest
@@ -33,7 +33,7 @@ class _Tree:
     find_config: FindConfig
     has_manifest: FindManifest
     manifests: list[PlannedManifest] = field(default_factory=list)
-    seen: set[Digest] = field(default_factory=set)
+    seen: dict[Digest, str] = field(default_factory=dict)  # media types
     blobs: dict[Digest, int] = field(default_factory=dict)
     in_memory: dict[Digest, bytes] = field(default_factory=dict)
     absent: set[Digest] = field(default_factory=set)
@@ -69,6 +69,9 @@ def read_image(
 
 def _read(tree: _Tree, descriptor: Descriptor, parent: Digest | None, depth: int) -> None:
     if descriptor.digest in tree.seen:
+        _need(tree, descriptor, parent)
+        if tree.seen[descriptor.digest] != descriptor.media_type:
+            raise InvalidManifest(f"{descriptor.digest}: {parent} lists it under two media types")
         return
     if depth > MAX_INDEX_DEPTH:
         raise InvalidManifest(f"{tree.request.descriptor.digest}: indexes nest deeper than {MAX_INDEX_DEPTH}")
@@ -85,7 +88,7 @@ def _read(tree: _Tree, descriptor: Descriptor, parent: Digest | None, depth: int
             f"{tree.request.descriptor.digest}: its manifests have more than {MAX_TREE_BYTES} bytes together"
         )
     document = manifest.parse(content, descriptor.digest, descriptor.media_type, verified=True)
-    tree.seen.add(descriptor.digest)
+    tree.seen[descriptor.digest] = descriptor.media_type
     config = image_config.UNKNOWN
     if isinstance(document, Index):
         for child in document.manifests:
@@ -113,6 +116,9 @@ def _missing_child(tree: _Tree, child: Descriptor, parent: Digest) -> None:
 
 
 def _read_blobs(tree: _Tree, document: Manifest) -> image_config.ImageConfig:
+    # Layers that are never copied are never measured either.
+    if sum(blob.size_bytes for blob in document.blobs) > strict_json.MAX_INTEGER:
+        raise InvalidManifest(f"{document.digest}: its sizes together do not fit 64 bits")
     for descriptor in document.layers:
         if descriptor.media_type not in media_types.NON_DISTRIBUTABLE:
             _need(tree, descriptor, document.digest)
@@ -142,7 +148,7 @@ def _config_content(tree: _Tree, document: Manifest) -> bytes:
         return content
 
 
-def _need(tree: _Tree, descriptor: Descriptor, parent: Digest) -> None:
+def _need(tree: _Tree, descriptor: Descriptor, parent: Digest | None) -> None:
     known = tree.blobs.setdefault(descriptor.digest, descriptor.size_bytes)
     if known != descriptor.size_bytes:
         raise SizeMismatch(

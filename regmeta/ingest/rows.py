@@ -9,7 +9,7 @@ from typing import Any, Final
 from regmeta.ingest.plan import PlannedManifest
 from regmeta.oci import media_types
 from regmeta.oci.digest import Digest
-from regmeta.oci.manifest import Index, Manifest
+from regmeta.oci.manifest import Index, Manifest, may_be_manifest
 
 Row = dict[str, Any]
 
@@ -92,8 +92,10 @@ def index_members(
         if not isinstance(document, Index):
             continue
         for position, child in enumerate(document.manifests):
-            child_id = ids.get(child.digest)
-            absence = absent.get(child.digest) if child_id is None else None
+            # Content of another type is a blob, whatever else of the same digest there is.
+            is_manifest = may_be_manifest(child.media_type)
+            child_id = ids.get(child.digest) if is_manifest else None
+            absence = absent.get(child.digest) if is_manifest and child_id is None else None
             platform = child.platform
             result.append(
                 {

@@ -87,7 +87,8 @@ class UnitOfWork:
         self.id: UUID = uuid4()
         self.phase = Phase.OPEN
         self._writer = writer
-        self._source = source
+        # A path may hold bytes that are no text; a row may not.
+        self._source = source.encode("utf-8", "backslashreplace").decode()
         self._clock_s = clock_s
         self._renewed_s = clock_s()
         self._stored: dict[Digest, StoredBlob] = {}
@@ -97,6 +98,7 @@ class UnitOfWork:
         self._tried: set[str] = set()  # keys that publishing was begun for: their objects may be there
         self._result: CommitResult | None = None
         self._images: Sequence[PlannedImage] = ()
+        self._unused: Sequence[str] = ()
 
     @property
     def missing(self) -> list[Digest]:
@@ -180,17 +182,19 @@ class UnitOfWork:
             Unavailable, Locked: the database did not take it, after all tries.
         """
         self._require(Phase.PUBLISHED)
+        needed = {digest for image in images for digest in image.blobs}
         plan = CommitPlan(
             self.id,
             self._writer.staging.owner,
             self._writer.actor,
             self._source,
             images,
-            {digest: self._keys[digest] for digest in self._published},
+            {digest: self._keys[digest] for digest in self._published & needed},
             self._writer.lifetimes,
         )
         self._result = retried(lambda: self._commit_once(plan))
         self._images = images
+        self._unused = [key for digest, key in self._keys.items() if digest not in plan.keys]
         self.phase = Phase.COMMITTED
         return self._result
 
@@ -204,7 +208,7 @@ class UnitOfWork:
             mine = [image for image in self._images if image.request.repository == name]
             objects = {digest: keys[digest] for image in mine for digest in image.blobs}
             self._writer.snapshots.flush_quietly(repository_id, objects)
-        self._give_back_unpublished()
+        self._give_back_unused()
         self.phase = Phase.FINISHED
 
     def abort(self) -> None:
@@ -226,11 +230,10 @@ class UnitOfWork:
         except AlreadyCommitted as earlier:
             return earlier.result
 
-    def _give_back_unpublished(self) -> None:
-        # Reserved, never staged: the image that wanted them was left out.
-        left = [key for digest, key in self._keys.items() if digest not in self._published]
+    def _give_back_unused(self) -> None:
+        # What was reserved for images that were left out.
         try:
-            self._give_back(left)
+            self._give_back(self._unused)
         except errors.Error as error:
             _log.warning("intents are left for the next writer: %s", error)
 

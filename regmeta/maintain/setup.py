@@ -21,7 +21,7 @@ from sqlalchemy.engine import Connection
 
 from regmeta import db
 from regmeta.db import Database
-from regmeta.errors import IdentityMismatch, SchemaMismatch
+from regmeta.errors import IdentityMismatch, SchemaMismatch, StoreUnavailable
 from regmeta.models import StoreIdentity
 from regmeta.store import BlobStore
 
@@ -84,9 +84,14 @@ def make_identity(database: Database, store: BlobStore) -> Identity:
         staging = store.open_staging()
         try:
             staging.write_record(RECORD, identity.to_record(), exclusive=True)
+        except StoreUnavailable:
+            # Another process does the same at the same time, or it really cannot be written.
+            if _read_record(store) is None:
+                raise
         finally:
             staging.close()
-    else:
+        record = _read_record(store)
+    if record is not None:
         _compare(identity, record, database, store)
     return identity
 

@@ -174,8 +174,8 @@ class FilesystemStore:
                     with suppress(OSError):
                         os.rmdir(f"staging/{owner.hex}", dir_fd=self._root.fd)
                 return lock_fd
-            except FileNotFoundError:
-                return None  # its process has just ended and cleared up
+            except (FileNotFoundError, NotADirectoryError):
+                return None  # its process has just ended and cleared up, or it is not ours
 
     def _lstat(self, name: str) -> os.stat_result | None:
         with wrapped(self.location, name):

@@ -14,6 +14,7 @@ them clean. The file is removed, and the bytes start again under a new key.
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -27,6 +28,8 @@ from regmeta.oci.digest import Digest
 from regmeta.store import COPY_BUFFER_BYTES, ByteStream, Staged
 from regmeta.store.locks import try_lock
 from regmeta.store.paths import DIRECTORY, Root, checked_key, checked_name, wrapped, write_all
+
+_log = logging.getLogger(__name__)
 
 LOCK_NAME = "lock"
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -122,8 +125,12 @@ class FilesystemStaging:
         """Remove the folder and let go of its lock. Safe to call twice."""
         if self._folder_fd < 0:
             return
-        with wrapped(self._root.path, self._folder):
-            remove_folder(self._root, self._folder)
+        try:
+            with wrapped(self._root.path, self._folder):
+                remove_folder(self._root, self._folder)
+        except StoreUnavailable as error:
+            # What was to be done is done; who writes next removes the folder.
+            _log.warning("a staging folder is left: %s", error)
         os.close(self._folder_fd)
         os.close(self._lock_fd)
         self._folder_fd = self._lock_fd = -1
@@ -135,11 +142,11 @@ class FilesystemStaging:
             # Objects are read-only from the start; the descriptor may still write.
             fd = os.open(name, _NEW_FILE, 0o444, dir_fd=self._folder_fd)
             try:
-                yield fd
-                os.close(fd)
-            except BaseException:
-                with suppress(OSError):  # closed already, or as broken as the disk
+                try:
+                    yield fd
+                finally:
                     os.close(fd)
+            except BaseException:
                 os.unlink(name, dir_fd=self._folder_fd)
                 raise
 
@@ -212,12 +219,12 @@ def lock_folder(folder_fd: int, *, create: bool) -> int | None:
 
 def remove_folder(root: Root, name: str) -> None:
     """Remove a staging folder whose lock is held, with all that lies in it: the lock file last."""
-    with root.opened_folder(name) as fd:
-        for entry in os.scandir(fd):
-            if entry.is_dir(follow_symlinks=False):
-                shutil.rmtree(entry.name, dir_fd=fd)
-            elif entry.name != LOCK_NAME:
-                os.unlink(entry.name, dir_fd=fd)
-        os.unlink(LOCK_NAME, dir_fd=fd)
-    with suppress(FileNotFoundError):  # empty now, so who recovers may be faster
+    with suppress(FileNotFoundError):  # when it is nearly empty, who recovers may be faster
+        with root.opened_folder(name) as fd:
+            for entry in os.scandir(fd):
+                if entry.is_dir(follow_symlinks=False):
+                    shutil.rmtree(entry.name, dir_fd=fd)
+                elif entry.name != LOCK_NAME:
+                    os.unlink(entry.name, dir_fd=fd)
+            os.unlink(LOCK_NAME, dir_fd=fd)
         os.rmdir(name, dir_fd=root.fd)

@@ -168,7 +168,7 @@ def test_child_that_vanished_before_the_commit_is_no_half_image(
         assert ingest.image.here_already == {digest_of(child)}
         ingest.prepare()
         remove_content(writing.database)
-        with pytest.raises(errors.MissingContent, match=child["digest"]):
+        with pytest.raises(errors.LostReservation, match=child["digest"]):
             ingest.commit()
         ingest.unit.abort()
     assert tags(writing.database) == {}
@@ -252,3 +252,30 @@ def test_sparse_index_is_filled_in_when_its_child_comes(
 
 def raw(image: dict[str, str]) -> bytes:
     return digest_of(image).to_bytes()
+
+
+def test_child_that_vanished_spoils_its_own_index_only(
+    writing: Writing, builder: LayoutBuilder, layout: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bad image is left out of its batch, also when that is found out at the commit."""
+    child, good = builder.image(platform=AMD64), builder.image()
+    commit_one(writing, builder, child, layout, tag="child")
+    index = builder.index([child])
+    del builder.blobs[child["digest"]]
+    publish, done = writing.writer.staging.publish, list[bool]()
+
+    def publish_and_collect(staged: object) -> None:
+        publish(staged)  # type: ignore[arg-type]
+        if not done:
+            done.append(True)
+            remove_content(writing.database)
+
+    monkeypatch.setattr(writing.writer.staging, "publish", publish_and_collect)
+    with source_of(builder, layout.parent / "index") as source:
+        wanted = [request(source, index, tag="index"), request(source, good, tag="good")]
+        outcomes = list(writing.registry.import_images(wanted))
+    assert {outcome.image: outcome.status for outcome in outcomes} == {
+        "app:index": "failed",
+        "app:good": "imported",
+    }
+    assert tags(writing.database) == {"good": digest_of(good)}
