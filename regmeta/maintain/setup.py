@@ -81,6 +81,7 @@ def make_identity(database: Database, store: BlobStore) -> Identity:
             identity = Identity(uuid4(), uuid4(), 1)
             _insert_row(connection, identity)
     if record is None:
+        store.create()
         staging = store.open_staging()
         try:
             staging.write_record(RECORD, identity.to_record(), exclusive=True)

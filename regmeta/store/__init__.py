@@ -144,6 +144,12 @@ class BlobStore(Protocol):
     def layouts(self) -> LayoutWriter | None:
         """Where repositories can be shown as OCI layouts; None where the store has no hard links."""
 
+    def create(self) -> None:
+        """Make what an empty store needs, durably. Called once, before the store's record is written.
+
+        What is missing afterwards was not lost by us: it makes the store unavailable, not empty (I8).
+        """
+
     def open_staging(self) -> Staging:
         """Make a staging area for this process."""
 

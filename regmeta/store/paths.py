@@ -24,9 +24,14 @@ def checked_key(key: str) -> str:
     Raises:
         StoreUnavailable: it is not; a row that holds it was not written by regmeta.
     """
-    if not _KEY.fullmatch(key):
+    if not is_key(key):
         raise StoreUnavailable(f"not a key of this store: {key[:200]!r}")
     return key
+
+
+def is_key(key: str) -> bool:
+    """Tell whether *key* is of the form that the store gives out."""
+    return _KEY.fullmatch(key) is not None
 
 
 def checked_name(name: str) -> str:

@@ -71,6 +71,8 @@ class FilesystemStaging:
 
     def publish(self, staged: Sequence[Staged]) -> None:
         """Give each its key, durably; see :class:`regmeta.store.Staging`."""
+        if not self._root.has("blobs"):  # made with the store: now it is a disk that is not mounted
+            raise StoreUnavailable(f"{self._root.path}/blobs: no such folder")
         folders = {f"blobs/{item.key.rpartition('/')[0]}" for item in staged}
         self._root.make_folders(folders, durable=True)
         with wrapped(self._root.path, "blobs"):

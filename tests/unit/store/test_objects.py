@@ -142,3 +142,26 @@ def test_deleted_object_is_gone_and_gone_again_is_no_error(staging: Staging, sto
         read(store, keys[0])
     assert read(store, keys[1]) == b"two"
     store.delete([])
+
+
+def test_object_is_never_absent_where_the_folder_of_all_objects_is(
+    staging: Staging, store: FilesystemStore, root: Path
+) -> None:
+    """A disk that is not mounted is an error, and nothing is written in its place (I8)."""
+    key, second = put(staging, b"first"), stage(staging, b"second")
+    (root / "blobs").rename(root / "elsewhere")
+    for call in (
+        lambda: store.stat(key),
+        lambda: store.open(key).__enter__(),
+        lambda: list(store.walk()),
+        lambda: staging.publish([second]),
+    ):
+        with pytest.raises(errors.StoreUnavailable, match="blobs"):
+            call()
+    assert not (root / "blobs").exists()
+
+
+def test_walk_leaves_out_what_is_no_object(staging: Staging, store: FilesystemStore, root: Path) -> None:
+    key = put(staging, b"first")
+    (root / "blobs" / key).with_name("notes.txt").write_text("mine")
+    assert [found.key for found in store.walk()] == [key]
