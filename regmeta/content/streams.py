@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from regmeta.errors import DamagedBlob
+from regmeta.oci.streams import ByteStream
 from regmeta.query.tree import StoredBlob
-from regmeta.store import BlobStore, ByteStream, ObjectMissing
+from regmeta.store import BlobStore, ObjectMissing
 
 
 class VerifiedStream:

@@ -48,7 +48,8 @@ from regmeta.ingest.retry import retried
 from regmeta.ingest.snapshots import SnapshotWriter
 from regmeta.ingest.statements import AlreadyCommitted
 from regmeta.oci.digest import Digest
-from regmeta.store import ByteStream, Staged, Staging
+from regmeta.oci.streams import ByteStream
+from regmeta.store import Staged, Staging
 
 _log = logging.getLogger(__name__)
 

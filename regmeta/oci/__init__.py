@@ -10,6 +10,7 @@ module              holds
 ``manifest``        bytes to :class:`~regmeta.oci.manifest.Manifest` or ``Index``
 ``image_config``    the few fields of an image configuration that are searched for
 ``media_types``     names of media types; they are data, never a list of what is allowed
+``streams``         what bytes that are read once look like
 ``layout``          the files of an OCI image layout: ``oci-layout`` and ``index.json``
 ==================  ==============================================================================
 """

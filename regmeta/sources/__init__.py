@@ -19,13 +19,7 @@ from typing import Protocol
 from regmeta.errors import Error
 from regmeta.oci.descriptor import Descriptor
 from regmeta.oci.digest import Digest
-
-
-class ByteStream(Protocol):
-    """Bytes to be read once, from the start."""
-
-    def readinto(self, buffer: memoryview, /) -> int:
-        """Fill *buffer* as far as one read goes; return how many bytes that was, 0 at the end."""
+from regmeta.oci.streams import ByteStream
 
 
 @dataclass(frozen=True, slots=True)

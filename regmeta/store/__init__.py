@@ -27,19 +27,13 @@ from uuid import UUID, uuid4
 
 from regmeta.errors import Error
 from regmeta.oci.digest import Digest
+from regmeta.oci.streams import ByteStream
 
 COPY_BUFFER_BYTES = 1024 * 1024  # [bytes] enough to keep hashing busy; one per copying thread
 
 
 class ObjectMissing(Error):
     """The store says that there is no object of this key."""
-
-
-class ByteStream(Protocol):
-    """Bytes to be read once, from the start."""
-
-    def readinto(self, buffer: memoryview, /) -> int:
-        """Fill *buffer* as far as one read goes; return how many bytes that was, 0 at the end."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,17 +9,19 @@ import io
 import os
 import shutil
 import tarfile
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import suppress
 from types import TracebackType
-from typing import Protocol
+from typing import Protocol, Self
 from uuid import uuid4
 
 from regmeta.errors import UsageError
 from regmeta.oci import layout
 from regmeta.oci.digest import Digest
-from regmeta.store import COPY_BUFFER_BYTES, ByteStream
-from regmeta.store.paths import wrapped
+from regmeta.oci.streams import ByteStream
+from regmeta.store import COPY_BUFFER_BYTES
+from regmeta.store.paths import wrapped, write_all
 
 
 class LayoutExport(Protocol):
@@ -60,13 +62,35 @@ def open_export(path: str) -> LayoutExport:
     return ArchiveExport(path) if path.endswith(".tar") else DirectoryExport(path)
 
 
-class _Export:
-    """What both kinds share: a place beside the target."""
+class _Export(ABC):
+    """What both kinds share: a place beside the target, and what becomes of it."""
 
     def __init__(self, path: str) -> None:
         self._path = os.path.abspath(path)
         self._partial = f"{self._path}.partial-{uuid4().hex[:8]}"
         self._is_finished = False
+
+    def __enter__(self) -> Self:
+        with wrapped(self._partial):
+            self._begin()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if not self._is_finished:
+            self._discard()
+
+    @abstractmethod
+    def _begin(self) -> None:
+        """Make the place beside the target."""
+
+    @abstractmethod
+    def _discard(self) -> None:
+        """Remove it."""
 
     def _show(self) -> None:
         with wrapped(self._path):
@@ -77,19 +101,11 @@ class _Export:
 class DirectoryExport(_Export):
     """A layout in a directory."""
 
-    def __enter__(self) -> DirectoryExport:
-        with wrapped(self._partial):
-            os.makedirs(self._partial)
-        return self
+    def _begin(self) -> None:
+        os.makedirs(self._partial)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if not self._is_finished:
-            shutil.rmtree(self._partial, ignore_errors=True)
+    def _discard(self) -> None:
+        shutil.rmtree(self._partial, ignore_errors=True)
 
     def add(
         self,
@@ -105,7 +121,7 @@ class DirectoryExport(_Export):
             with open(target, "xb", buffering=0) as file:
                 buffer = memoryview(bytearray(COPY_BUFFER_BYTES))
                 while got := stream.readinto(buffer):
-                    file.write(buffer[:got])
+                    write_all(file.fileno(), buffer[:got])
                     if progress is not None:
                         progress(got)
 
@@ -120,21 +136,14 @@ class DirectoryExport(_Export):
 class ArchiveExport(_Export):
     """A layout in an uncompressed tar file."""
 
-    def __enter__(self) -> ArchiveExport:
-        with wrapped(self._partial):
-            self._tar = tarfile.open(self._partial, "x:", format=tarfile.PAX_FORMAT)
-        return self
+    def _begin(self) -> None:
+        # Closed by finish or _discard.
+        self._tar = tarfile.open(self._partial, "x:", format=tarfile.PAX_FORMAT)  # noqa: SIM115
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if not self._is_finished:
-            self._tar.close()
-            with suppress(FileNotFoundError):
-                os.unlink(self._partial)
+    def _discard(self) -> None:
+        self._tar.close()
+        with suppress(FileNotFoundError):
+            os.unlink(self._partial)
 
     def add(
         self,

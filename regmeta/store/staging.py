@@ -25,7 +25,8 @@ from uuid import UUID, uuid4
 
 from regmeta.errors import DigestMismatch, SizeMismatch, StoreUnavailable
 from regmeta.oci.digest import Digest
-from regmeta.store import COPY_BUFFER_BYTES, ByteStream, Staged
+from regmeta.oci.streams import ByteStream
+from regmeta.store import COPY_BUFFER_BYTES, Staged
 from regmeta.store.locks import try_lock
 from regmeta.store.paths import DIRECTORY, Root, checked_key, checked_name, wrapped, write_all
 
