@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
@@ -81,7 +81,8 @@ def empty_database_url(backend: str, request: pytest.FixtureRequest, tmp_path: P
     if backend == "sqlite":
         path = tmp_path / "empty.db"
         path.touch()
-        Database(f"sqlite:///{path}").use_write_ahead_log()
+        with closing(Database(f"sqlite:///{path}")) as database:
+            database.use_write_ahead_log()
         yield f"sqlite:///{path}"
         return
     postgres: Postgres = request.getfixturevalue("postgres")
