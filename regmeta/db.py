@@ -36,6 +36,13 @@ _log = logging.getLogger(__name__)
 BUSY_TIMEOUT_S: Final = 30
 LOCK_TIMEOUT_S: Final = 10
 STATEMENT_TIMEOUT_S: Final = 60
+PRAGMAS: Final = (
+    f"busy_timeout={BUSY_TIMEOUT_S * 1000}",
+    "foreign_keys=ON",
+    "synchronous=FULL",
+    "mmap_size=0",
+    "trusted_schema=OFF",
+)
 WAL_RESET_FIXED_IN: Final = (3, 51, 3)
 OLDEST_SQLITE: Final = (3, 40, 0)
 
@@ -204,14 +211,12 @@ def _sqlite_engine(path: str) -> Engine:
         connection = sqlite3.connect(
             address, uri=True, isolation_level=None, check_same_thread=False, timeout=BUSY_TIMEOUT_S
         )
-        for pragma in (
-            f"busy_timeout={BUSY_TIMEOUT_S * 1000}",
-            "foreign_keys=ON",
-            "synchronous=FULL",
-            "mmap_size=0",
-            "trusted_schema=OFF",
-        ):
-            connection.execute(f"PRAGMA {pragma}").close()
+        try:
+            for pragma in PRAGMAS:
+                connection.execute(f"PRAGMA {pragma}").close()
+        except BaseException:  # not a database, or not readable
+            connection.close()
+            raise
         return connection
 
     engine = sa.create_engine("sqlite://", creator=connect, poolclass=sa.QueuePool)
