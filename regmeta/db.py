@@ -63,8 +63,17 @@ class Database:
         """Prepare to connect; nothing is opened yet.
 
         *file_lock* makes a lock that other processes on this database respect; used on SQLite only.
+
+        Raises:
+            UsageError: *url* is not of a database that regmeta works with, or its driver is not installed.
         """
-        self.url = sa.make_url(url)
+        try:
+            self.url = sa.make_url(url)
+        except sa.exc.ArgumentError as error:
+            # The text may hold a password, so it is not repeated.
+            raise errors.UsageError(
+                "database: not a URL; write sqlite:////path or postgresql://user@host/name"
+            ) from error
         self._serialise: FileLock = nullcontext
         if self.url.get_backend_name() == "sqlite":
             if sqlite3.sqlite_version_info < WAL_RESET_FIXED_IN and file_lock is not None:
@@ -235,13 +244,18 @@ def _postgresql_engine(url: sa.URL) -> Engine:
         f"-c lock_timeout={LOCK_TIMEOUT_S}s -c statement_timeout={STATEMENT_TIMEOUT_S}s"
         f" -c idle_in_transaction_session_timeout={STATEMENT_TIMEOUT_S}s"
     )
-    return sa.create_engine(
-        url.set(drivername="postgresql+psycopg"),
-        connect_args={"options": options, "connect_timeout": LOCK_TIMEOUT_S},
-        isolation_level="READ COMMITTED",
-        # A connection that was cut while it lay idle must not fail the read that comes next.
-        pool_pre_ping=True,
-    )
+    try:
+        return sa.create_engine(
+            url.set(drivername="postgresql+psycopg"),
+            connect_args={"options": options, "connect_timeout": LOCK_TIMEOUT_S},
+            isolation_level="READ COMMITTED",
+            # A connection that was cut while it lay idle must not fail the read that comes next.
+            pool_pre_ping=True,
+        )
+    except ImportError as error:
+        raise errors.UsageError(
+            f"PostgreSQL's driver is missing ({error}): pip install 'regmeta[postgres]'"
+        ) from error
 
 
 @contextmanager

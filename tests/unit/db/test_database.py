@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -280,3 +281,26 @@ def test_schema_check_is_few_statements(database: Database) -> None:
     with counted(database.engine) as found:
         database.check_schema()
     assert len(found) <= 3, str(found)
+
+
+def test_text_that_is_no_url_is_a_usage_error_that_does_not_repeat_it() -> None:
+    with pytest.raises(errors.UsageError, match="not a URL") as caught:
+        Database("secret-and-no-url")
+    assert "secret" not in str(caught.value)
+
+
+def test_missing_driver_is_a_usage_error_that_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    with pytest.raises(errors.UsageError, match=r"regmeta\[postgres\]"):
+        Database("postgresql://localhost/x")
+
+
+def test_file_that_is_no_database_is_unavailable(tmp_path: Path) -> None:
+    path = tmp_path / "x.db"
+    path.write_bytes(b"not a database, but longer than the header of one " * 10)
+    with (
+        closing(Database(f"sqlite:///{path}")) as database,
+        pytest.raises(errors.DatabaseUnavailable, match="not a database"),
+        database.read() as connection,
+    ):
+        connection.execute(COUNT)
