@@ -10,7 +10,7 @@ import pytest
 from regmeta import errors
 from regmeta.app import Writing
 from tests.builders import AMD64, LayoutBuilder, digest_of
-from tests.support.registry import commit_one, counts, request, source_of, tags
+from tests.support.registry import change, commit_one, counts, request, source_of, tags
 
 FOREIGN = "application/vnd.oci.image.layer.nondistributable.v1.tar"
 
@@ -97,3 +97,35 @@ def test_source_whose_path_is_no_text_is_recorded_all_the_same(
     image = builder.image()
     result = commit_one(writing, builder, image, layout.with_name("l\udcff"))
     assert result.new_manifests == 1
+
+
+def test_lost_intent_of_an_image_that_was_left_out_does_not_stop_its_batch(
+    writing: Writing, builder: LayoutBuilder, layout: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All keys are taken back before the first commit, also those that no good image needs."""
+    good = builder.image()
+    kept = builder.blob(b"kept", "application/vnd.oci.image.layer.v1.tar")
+    missing = builder.blob(b"missing", "application/vnd.oci.image.layer.v1.tar")
+    bad = image_of(builder, [kept, missing])
+    del builder.blobs[missing["digest"]]
+    publish = writing.writer.staging.publish
+    done: list[bool] = []
+
+    def publish_and_lose(staged: Any) -> None:
+        publish(staged)
+        if not done:
+            done.append(True)
+            change(
+                writing.database,
+                "INSERT INTO tombstones (key, reason, created_at, not_before)"
+                " SELECT key, 'abandoned', created_at, expires_at FROM intents",
+            )
+            change(writing.database, "DELETE FROM intents")
+
+    monkeypatch.setattr(writing.writer.staging, "publish", publish_and_lose)
+    with source_of(builder, layout) as source:
+        wanted = [request(source, bad, tag="bad"), request(source, good, tag="good")]
+        outcomes = {o.image: o.status for o in writing.registry.import_images(wanted)}
+    assert outcomes == {"app:bad": "failed", "app:good": "imported"}
+    assert tags(writing.database) == {"good": digest_of(good)}
+    assert counts(writing.database, "intents") == {"intents": 0}
