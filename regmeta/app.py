@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import platform
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Generator, Iterator
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -132,10 +132,11 @@ def import_source(
     atomic: bool = False,
     sparse: bool = False,
     progress: Callable[[int], AbstractContextManager[Progress]],
-) -> Iterator[ImageOutcome]:
+) -> Generator[ImageOutcome, None, None]:
     """Import images of the layout or archive at *path*; see ``ingest.selection`` for which.
 
-    Each outcome is given when it is final: what was committed before an error is known.
+    Each outcome is given when it is final: what was committed before an error is known. Close it when it is
+    not read to its end: it holds the registry open.
 
     Without *destination* the source's own name is the repository. *progress* is made with the number of
     images.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -53,17 +54,20 @@ def import_(
     _make_default_home(chosen)
     outcomes: list[ImageOutcome] = []
     try:
-        for outcome in app.import_source(
-            chosen,
-            source,
-            destination,
-            only_tags=tuple(tag or ()),
-            with_untagged=all_,
-            atomic=atomic,
-            sparse=sparse,
-            progress=_progress,
-        ):
-            outcomes.append(outcome)
+        with closing(
+            app.import_source(
+                chosen,
+                source,
+                destination,
+                only_tags=tuple(tag or ()),
+                with_untagged=all_,
+                atomic=atomic,
+                sparse=sparse,
+                progress=_progress,
+            )
+        ) as found:
+            for outcome in found:
+                outcomes.append(outcome)
     except BaseException:
         # What was committed before is committed, and is said.
         if outcomes:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final
 
 import sqlalchemy as sa
 
@@ -21,6 +21,7 @@ from regmeta.ingest.plan import (
     NoProgress,
     PlannedImage,
     Progress,
+    Status,
 )
 from regmeta.ingest.read_image import read_image
 from regmeta.ingest.reserve import chunks
@@ -282,7 +283,7 @@ class _Import:
 
 def _outcome(
     request: ImageRequest,
-    status: Literal["imported", "skipped", "failed"],
+    status: Status,
     error: Error | None = None,
     copied_bytes: int = 0,
 ) -> ImageOutcome:

@@ -125,12 +125,15 @@ def _digest(text: str | None) -> Digest | None:
     return None if text is None else Digest.parse(text)
 
 
+Status = Literal["imported", "skipped", "failed"]
+
+
 @dataclass(frozen=True, slots=True)
 class ImageOutcome:
     """How the import of one image ended; *image* is where it was to go, as a reference."""
 
     image: str
-    status: Literal["imported", "skipped", "failed"]
+    status: Status
     digest: Digest | None = None
     error: Error | None = None
     copied_bytes: int = 0

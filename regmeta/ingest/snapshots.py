@@ -211,6 +211,5 @@ def _entry(row: Any, tag: str | None) -> Descriptor:
         row.digest,
         row.size_bytes,
         {} if tag is None else {REF_NAME: tag},
-        # What the referrers API calls the type of a container image says nothing in a list of them.
-        artifact_type=None if row.artifact_type in media_types.IMAGE_CONFIGS else row.artifact_type,
+        artifact_type=media_types.telling_artifact_type(row.artifact_type),
     )

@@ -42,6 +42,11 @@ NON_DISTRIBUTABLE: Final = frozenset(
 _GRAMMAR = re.compile(r"[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}/[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}")
 
 
+def telling_artifact_type(effective: str | None) -> str | None:
+    """Return an artifact type where it says something: of a container image it is its configuration's."""
+    return None if effective in IMAGE_CONFIGS else effective
+
+
 def is_media_type(text: str) -> bool:
     """Tell whether *text* is of the grammar of media types (RFC 6838, section 4.2)."""
     return _GRAMMAR.fullmatch(text) is not None

@@ -243,7 +243,7 @@ def manifests(
                 row.digest,
                 row.kind,
                 row.media_type,
-                _artifact_type(row.artifact_type),
+                media_types.telling_artifact_type(row.artifact_type),
                 platform(row.os, row.architecture, row.variant),
                 row.total_size_bytes,
                 row.pushed_at,
@@ -299,11 +299,6 @@ def tags_of(connection: Connection, manifest_ids: Iterable[int]) -> dict[int, tu
         manifest_id, name = row
         names[manifest_id] = (*names.get(manifest_id, ()), name)
     return names
-
-
-def _artifact_type(effective: str | None) -> str | None:
-    """Leave out what the referrers API calls the artifact type of a container image."""
-    return None if effective in media_types.IMAGE_CONFIGS else effective
 
 
 def platform(os: str | None, architecture: str | None, variant: str | None) -> str | None:

@@ -21,7 +21,7 @@ from uuid import UUID
 from regmeta.errors import StoreUnavailable
 from regmeta.store import ObjectInfo, ObjectMissing, Staging
 from regmeta.store.layouts import RepositoryLayouts
-from regmeta.store.paths import Root, checked_key, checked_name, is_key, wrapped
+from regmeta.store.paths import Root, checked_key, checked_name, is_key, require_blobs, wrapped
 from regmeta.store.staging import FilesystemStaging, lock_folder, remove_folder
 
 FLUSHING_THREADS = 8  # the journal groups what they flush; more do not help on one disk
@@ -81,7 +81,7 @@ class FilesystemStore:
             try:
                 fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._root.fd)
             except FileNotFoundError:
-                self._require_blobs()
+                require_blobs(self._root)
                 raise ObjectMissing(f"{self.location}/{name}: no such object") from None
         try:
             yield _ObjectFile(fd, start, f"{self.location}/{name}")
@@ -92,7 +92,7 @@ class FilesystemStore:
         """Return what is known of an object, None if there is none."""
         found = self._lstat(f"blobs/{checked_key(key)}")
         if found is None:
-            self._require_blobs()
+            require_blobs(self._root)
             return None
         if not stat_module.S_ISREG(found.st_mode):
             raise StoreUnavailable(f"{self.location}/blobs/{key}: not a regular file")
@@ -156,11 +156,6 @@ class FilesystemStore:
     def _names(self, folder: str) -> list[str]:
         with wrapped(self.location, folder), self._root.opened_folder(folder) as fd:
             return sorted(os.listdir(fd))
-
-    def _require_blobs(self) -> None:
-        """Refuse to call an object absent where the folder of all objects is (a disk not mounted, I8)."""
-        with wrapped(self.location, "blobs"):
-            os.stat("blobs", dir_fd=self._root.fd)
 
     def _staging_owners(self) -> list[UUID]:
         with wrapped(self.location, "staging"):

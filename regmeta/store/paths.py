@@ -99,6 +99,15 @@ class Root:
         os.close(self.fd)
 
 
+def require_blobs(root: Root) -> None:
+    """Refuse to go on without the folder of all objects, which is made once, with the store.
+
+    Where it is missing a disk is not mounted: no object is absent, and none may be written (I8).
+    """
+    with wrapped(root.path, "blobs"):
+        os.stat("blobs", dir_fd=root.fd)
+
+
 @contextmanager
 def wrapped(root: str, name: str = "") -> Iterator[None]:
     """Turn an ``OSError`` into :class:`StoreUnavailable`, which names the path."""

@@ -28,7 +28,15 @@ from regmeta.oci.digest import Digest
 from regmeta.oci.streams import ByteStream
 from regmeta.store import COPY_BUFFER_BYTES, Staged
 from regmeta.store.locks import try_lock
-from regmeta.store.paths import DIRECTORY, Root, checked_key, checked_name, wrapped, write_all
+from regmeta.store.paths import (
+    DIRECTORY,
+    Root,
+    checked_key,
+    checked_name,
+    require_blobs,
+    wrapped,
+    write_all,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -72,8 +80,7 @@ class FilesystemStaging:
 
     def publish(self, staged: Sequence[Staged]) -> None:
         """Give each its key, durably; see :class:`regmeta.store.Staging`."""
-        if not self._root.has("blobs"):  # made with the store: now it is a disk that is not mounted
-            raise StoreUnavailable(f"{self._root.path}/blobs: no such folder")
+        require_blobs(self._root)
         folders = {f"blobs/{item.key.rpartition('/')[0]}" for item in staged}
         self._root.make_folders(folders, durable=True)
         with wrapped(self._root.path, "blobs"):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from regmeta.app import open_for_writing
+from regmeta.db import Database
 from regmeta.ingest.tags import set_tag
 from regmeta.maintain.setup import make_identity
 from regmeta.settings import Settings
@@ -58,3 +60,10 @@ def registry(sound: Settings, tmp_path: Path) -> Iterator[Registry]:
     yield Registry(settings, database, store)
     store.close()
     database.close()
+
+
+@pytest.fixture
+def empty(empty_database_url: str) -> Iterator[Database]:
+    """A database without a schema."""
+    with closing(Database(empty_database_url)) as database:
+        yield database

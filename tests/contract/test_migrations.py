@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -23,25 +22,6 @@ from tests.support.registry import change, scalar, settings_of
 
 FOLDER = migrations_folder()
 REVISIONS = [revision for revision, _ in reversed(schema.history(FOLDER))]  # oldest first
-
-
-@pytest.fixture
-def empty(empty_database_url: str) -> Iterator[Database]:
-    """A database without a schema."""
-    with closing(Database(empty_database_url)) as database:
-        yield database
-
-
-def schema_of(database: Database) -> ddl.Schema:
-    with database.read() as connection:
-        return ddl.schema_of(connection)
-
-
-def create_all(database: Database) -> ddl.Schema:
-    """Make the schema that the models describe."""
-    with database.transaction() as connection:
-        Base.metadata.create_all(connection)
-    return schema_of(database)
 
 
 def tables(database: Database) -> set[str]:
@@ -86,14 +66,14 @@ def test_up_to_head_says_so(empty: Database) -> None:
 
 
 def test_down_to_base_with_rows_leaves_nothing_and_up_again_takes_rows(database: Database) -> None:
-    before = schema_of(database)
+    before = ddl.schema_of(database)
     fill(database)
     schema.downgrade(database, FOLDER, "base")
     assert tables(database) == {ddl.VERSION_TABLE}
-    assert schema_of(database) == {}
+    assert ddl.schema_of(database) == {}
     assert schema.current(database) is None
     schema.upgrade(database, FOLDER)
-    assert ddl.differences(before, schema_of(database)) == []
+    assert ddl.differences(before, ddl.schema_of(database)) == []
     assert not any(row_counts(database).values())
     fill(database)
 
@@ -102,19 +82,19 @@ def test_down_to_base_with_rows_leaves_nothing_and_up_again_takes_rows(database:
 def test_each_revision_goes_down_and_up_again_with_rows(database: Database, revision: str) -> None:
     """Rows that both schemas can hold survive, and keep their constraints."""
     fill(database)
-    head = schema_of(database)
+    head = ddl.schema_of(database)
     schema.downgrade(database, FOLDER, revision)
-    at_revision = schema_of(database)
+    at_revision = ddl.schema_of(database)
     below = REVISIONS[REVISIONS.index(revision) - 1] if revision != REVISIONS[0] else "base"
     before = row_counts(database)
     schema.downgrade(database, FOLDER, below)
     kept = {table: count for table, count in before.items() if table in tables(database)}
     schema.upgrade(database, FOLDER, revision)
-    assert ddl.differences(at_revision, schema_of(database)) == []
+    assert ddl.differences(at_revision, ddl.schema_of(database)) == []
     after = row_counts(database)
     assert {table: after[table] for table in kept} == kept
     schema.upgrade(database, FOLDER)
-    assert ddl.differences(head, schema_of(database)) == []
+    assert ddl.differences(head, ddl.schema_of(database)) == []
     if database.is_sqlite:
         with database.read() as connection:
             assert connection.exec_driver_sql("PRAGMA foreign_key_check").fetchall() == []
@@ -228,12 +208,12 @@ def interrupted(folder: Path, revision: str, body: str, *, first: bool = False) 
 
 def test_interrupted_revision_leaves_the_old_schema_and_its_rows(database: Database, tmp_path: Path) -> None:
     fill(database)
-    before = schema_of(database)
+    before = ddl.schema_of(database)
     folder = interrupted(tmp_path / "migrations", "9001", "raise InterruptedError('in the middle')")
     with pytest.raises(InterruptedError):
         schema.upgrade(database, folder)
     assert schema.current(database) == SCHEMA_HEAD
-    assert ddl.differences(before, schema_of(database)) == []
+    assert ddl.differences(before, ddl.schema_of(database)) == []
     assert scalar(database, "SELECT count(*) FROM repositories WHERE state = 'active'") == 2
     database.check_schema()
 
@@ -241,11 +221,11 @@ def test_interrupted_revision_leaves_the_old_schema_and_its_rows(database: Datab
 def test_interrupted_downgrade_leaves_the_new_schema(database: Database, tmp_path: Path) -> None:
     folder = interrupted(tmp_path / "migrations", "9001", "pass")
     schema.upgrade(database, folder)
-    before = schema_of(database)
+    before = ddl.schema_of(database)
     with pytest.raises(InterruptedError):
         schema.downgrade(database, folder, SCHEMA_HEAD)
     assert schema.current(database) == "9001"
-    assert ddl.differences(before, schema_of(database)) == []
+    assert ddl.differences(before, ddl.schema_of(database)) == []
 
 
 def test_interrupted_first_revision_leaves_no_table(empty: Database, tmp_path: Path) -> None:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import closing
-
 import pytest
 
 from regmeta.db import Database
@@ -14,34 +11,22 @@ from tests.support import ddl
 from tests.support.registry import change
 
 
-@pytest.fixture
-def empty(empty_database_url: str) -> Iterator[Database]:
-    """A database without a schema."""
-    with closing(Database(empty_database_url)) as database:
-        yield database
-
-
-def schema_of(database: Database) -> ddl.Schema:
-    with database.read() as connection:
-        return ddl.schema_of(connection)
-
-
 def create_all(database: Database) -> ddl.Schema:
     """Make the schema that the models describe."""
     with database.transaction() as connection:
         Base.metadata.create_all(connection)
-    return schema_of(database)
+    return ddl.schema_of(database)
 
 
 def test_migrated_schema_is_the_models_schema(database: Database, empty: Database) -> None:
-    found = ddl.differences(schema_of(database), create_all(empty))
+    found = ddl.differences(ddl.schema_of(database), create_all(empty))
     assert found == [], "- migrations, + models:\n" + "\n".join(found)
     assert schema.differences(database) == []
 
 
 def test_comparison_sees_columns_constraints_and_indexes(database: Database) -> None:
     """Words that must be in it: what is not compared cannot differ."""
-    text = "\n".join(line for lines in schema_of(database).values() for line in lines)
+    text = "\n".join(line for lines in ddl.schema_of(database).values() for line in lines)
     for words in ("uq_tags_live", "ended_at IS NULL", "ck_tags_interval", "ended_at > started_at"):
         assert words in text
     if database.is_sqlite:
@@ -96,19 +81,19 @@ SQLITE_REWRITES = {
 
 @pytest.mark.parametrize("name", CHANGES)
 def test_comparison_notices_another(database: Database, name: str) -> None:
-    before = schema_of(database)
+    before = ddl.schema_of(database)
     for statement in CHANGES[name]:
         change(database, statement)
-    assert ddl.differences(before, schema_of(database)) != []
+    assert ddl.differences(before, ddl.schema_of(database)) != []
 
 
 @pytest.mark.parametrize("backend", ["postgresql"])
 @pytest.mark.parametrize("name", POSTGRESQL_CHANGES)
 def test_comparison_notices_another_on_postgresql(database: Database, name: str) -> None:
-    before = schema_of(database)
+    before = ddl.schema_of(database)
     for statement in POSTGRESQL_CHANGES[name]:
         change(database, statement)
-    assert ddl.differences(before, schema_of(database)) != []
+    assert ddl.differences(before, ddl.schema_of(database)) != []
 
 
 @pytest.mark.parametrize("backend", ["sqlite"])
@@ -123,4 +108,4 @@ def test_comparison_notices_another_on_sqlite(database: Database, empty: Databas
     assert any(old in sql for sql in statements)
     for sql in statements:
         change(empty, sql.replace(old, new))
-    assert ddl.differences(schema_of(database), schema_of(empty)) != []
+    assert ddl.differences(ddl.schema_of(database), ddl.schema_of(empty)) != []

@@ -12,13 +12,20 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from regmeta.db import Database
+
 Schema = dict[str, list[str]]
 
 VERSION_TABLE = "alembic_version"
 
 
-def schema_of(connection: Connection) -> Schema:
+def schema_of(database: Database) -> Schema:
     """Return what a database's tables and indexes are, without Alembic's own."""
+    with database.read() as connection:
+        return _schema_in(connection)
+
+
+def _schema_in(connection: Connection) -> Schema:
     if connection.dialect.name == "sqlite":
         return _sqlite(connection)
     return _postgresql(connection)
