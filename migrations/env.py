@@ -16,6 +16,7 @@ from alembic import context
 from alembic.runtime.migration import MigrationContext, MigrationInfo
 from sqlalchemy.engine import Connection
 
+from regmeta.failpoints import reach
 from regmeta.models import Base
 
 
@@ -29,6 +30,7 @@ def _check_foreign_keys(
         broken = connection.exec_driver_sql("PRAGMA foreign_key_check").fetchall()
         if broken:
             raise RuntimeError(f"the revision breaks {len(broken)} foreign keys, first {broken[0]}")
+    reach("migrate.committing")
 
 
 def _run(connection: Connection) -> None:

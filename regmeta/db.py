@@ -26,9 +26,10 @@ from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.orm import Session
 
 from regmeta import errors
+from regmeta.failpoints import reach
 from regmeta.models.base import DatabaseClock, UtcTime
 
-SCHEMA_HEAD: Final = "0001"
+SCHEMA_HEAD: Final = "0002"
 """The revision that this release works with; a test holds it against ``migrations/``."""
 
 _log = logging.getLogger(__name__)
@@ -93,8 +94,10 @@ class Database:
         return self.url.render_as_string(hide_password=True)
 
     @contextmanager
-    def transaction(self) -> Iterator[Connection]:
+    def transaction(self, name: str) -> Iterator[Connection]:
         """Run one writing transaction: committed when the block ends, rolled back when it raises.
+
+        *name* is that of the step, in failpoints and messages.
 
         Raises:
             Contention: given up for another transaction, or waited too long; nothing has happened.
@@ -112,7 +115,9 @@ class Database:
                     if not connection.invalidated:
                         connection.rollback()
                     raise
+                reach(f"{name}.committing")
                 connection.commit()
+                reach(f"{name}.committed")
 
     @contextmanager
     def read(self) -> Iterator[Connection]:

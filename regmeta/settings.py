@@ -10,6 +10,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 
+from regmeta import failpoints
 from regmeta.errors import UsageError
 
 PREFIX: Final = "REGMETA_"
@@ -55,6 +56,7 @@ def load_settings(config: str | None = None, **given: str | None) -> Settings:
     chosen = {name: value for name, value in given.items() if value is not None}
     config = config or environment.pop("config", None)
     environment.pop("config", None)
+    _arm_failpoint(environment.pop("failpoint", None), environment.pop("testing", None))
     home = chosen.get("home") or environment.get("home")
     values = _read_file(config, home)
     values.update(environment)
@@ -71,6 +73,14 @@ def load_settings(config: str | None = None, **given: str | None) -> Settings:
     values["store"] = str(Path(values["store"]).absolute())
     values.setdefault("actor", _user())
     return _convert(values)
+
+
+def _arm_failpoint(spec: str | None, testing: str | None) -> None:
+    if spec is None:
+        return
+    if testing != "1":
+        raise UsageError(f"{failpoints.VARIABLE} is for tests, and refused without {PREFIX}TESTING=1")
+    failpoints.arm(spec)
 
 
 def _read_file(config: str | None, home: str | None) -> dict[str, Any]:

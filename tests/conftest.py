@@ -48,7 +48,7 @@ def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     initialise(settings_of(home, f"sqlite:///{home / 'regmeta.db'}"))
     path = home / "regmeta.db"
     database = Database(f"sqlite:///{path}")
-    with database.transaction() as connection:
+    with database.transaction("test") as connection:
         connection.exec_driver_sql("DELETE FROM store_identity")
     database.close()
     return path

@@ -81,7 +81,7 @@ def reserve(
     A damaged blob is reserved like a missing one: the new object heals its row.
     """
     stored: dict[Digest, StoredBlob] = {}
-    with database.transaction() as connection:
+    with database.transaction("reserve") as connection:
         now = db.clock(connection)
         for digests in chunks(sorted(wanted)):
             stored.update(_lease(connection, digests, now, lifetimes.lease))
@@ -105,7 +105,7 @@ def reserve(
 
 def renew(database: Database, owner: UUID, lifetimes: Lifetimes) -> None:
     """Let the intents of this process expire later, because it is still at work."""
-    with database.transaction() as connection:
+    with database.transaction("renew") as connection:
         now = db.clock(connection)
         connection.execute(
             _RENEW_INTENTS,
@@ -130,7 +130,7 @@ def give_back(
     Those that this process began to publish become tombstones: their objects may be there. *unused* are
     keys that it never began to publish, and only it could have: there is no object to be deleted.
     """
-    with database.transaction() as connection:
+    with database.transaction("give_back") as connection:
         for some in chunks(sorted(unused)):
             connection.execute(_TAKE_BACK, {"of": owner, "keys": some})
         taken: list[str] = []
@@ -177,7 +177,7 @@ def give_back_all(database: Database, owner: UUID, lifetimes: Lifetimes) -> None
     with database.read() as connection:
         if connection.execute(sa.select(Intent.id).where(Intent.owner == owner).limit(1)).first() is None:
             return
-    with database.transaction() as connection:
+    with database.transaction("release") as connection:
         taken = connection.execute(
             sa.delete(Intent).where(Intent.owner == owner).returning(Intent.key)
         ).scalars()

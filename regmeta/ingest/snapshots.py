@@ -128,7 +128,7 @@ class SnapshotWriter:
         snapshot = self._write(repository_id)
         if self._show_layouts and self._store.layouts is not None:
             self._show(repository_id, snapshot, everything=objects is None)
-        with self._database.transaction() as connection:
+        with self._database.transaction("outbox") as connection:
             connection.execute(_CLEAR, {"of": repository_id, "up_to": snapshot.version[1]})
         self._postponed.pop(repository_id, None)
         self._remove_older(snapshot)

@@ -76,7 +76,7 @@ def _change(writer: Writer, repository: str, what: str, move: _Move) -> CommitRe
 
     def once() -> CommitResult:
         try:
-            with writer.database.transaction() as connection:
+            with writer.database.transaction("tags") as connection:
                 ids = lock_repositories(connection, [repository], create=False)
                 if repository not in ids:
                     raise NotFound(f"{repository}: no such repository")

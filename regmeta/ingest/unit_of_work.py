@@ -226,7 +226,7 @@ class UnitOfWork:
 
     def _commit_once(self, plan: CommitPlan) -> CommitResult:
         try:
-            with self._writer.database.transaction() as connection:
+            with self._writer.database.transaction("ingest") as connection:
                 return commit(connection, plan)
         except AlreadyCommitted as earlier:
             return earlier.result

@@ -91,7 +91,7 @@ def _any_expired(database: Database) -> bool:
 
 
 def _take_back(writer: Writer, owners: Collection[UUID]) -> int:
-    with writer.database.transaction() as connection:
+    with writer.database.transaction("recover") as connection:
         now = db.clock(connection)
         keys = connection.execute(_TAKE_BACK, {"owners": list(owners), "now": now}).scalars().all()
         bury(connection, keys, "abandoned", now, writer.lifetimes.tombstone)

@@ -70,7 +70,7 @@ def make_identity(database: Database, store: BlobStore) -> Identity:
         IdentityMismatch: one of them belongs to another already.
     """
     record = _read_record(store)
-    with database.transaction() as connection:
+    with database.transaction("identity") as connection:
         identity = _read_row(connection)
         if identity is None:
             if record is not None:

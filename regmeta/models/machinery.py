@@ -118,7 +118,11 @@ class LayoutOutbox(Base):
 
 
 class StoreIdentity(Base):
-    """Which store this database describes. One row; the store holds the same three values."""
+    """Which store this database describes. One row; the store holds the same three values.
+
+    ``hold_reason`` says why nothing may be collected now: after a restore or a rebuild, until the registry
+    was verified. NULL is no hold.
+    """
 
     __tablename__ = "store_identity"
     __table_args__ = (CheckConstraint("id = 1", name="one_row"),)
@@ -128,3 +132,4 @@ class StoreIdentity(Base):
     database_id: Mapped[UuidColumn]
     epoch: Mapped[int] = mapped_column(sa.BigInteger())
     created_at: Mapped[TimeColumn]
+    hold_reason: Mapped[str | None]

@@ -173,11 +173,23 @@ class BlobStore(Protocol):
     def walk(self) -> Iterator[ObjectInfo]:
         """List every object. An error in the middle raises: a listing is whole or it is none."""
 
+    def settle(self) -> None:
+        """Make everything that can be read now survive a power cut.
+
+        For who takes over objects and does not know whether their writer got that far.
+        """
+
     def read_record(self, name: str) -> bytes | None:
         """Return a small document, None if the store says there is none."""
 
     def list_records(self, folder: str) -> list[str]:
         """Return the names of the documents that lie in a folder, not below it."""
+
+    def walk_records(self, folder: str) -> Iterator[str]:
+        """Return the names of all documents below a folder, in no order.
+
+        A folder that is not there is an empty one; an error in the middle raises.
+        """
 
     def delete_record(self, name: str) -> None:
         """Remove a small document. One that is not there is no error."""

@@ -16,10 +16,11 @@ import stat as stat_module
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from itertools import repeat
 from uuid import UUID
 
 from regmeta.errors import StoreUnavailable
-from regmeta.store import ObjectInfo, ObjectMissing, Staging
+from regmeta.store import ObjectInfo, ObjectMissing, Staging, durable
 from regmeta.store.layouts import RepositoryLayouts
 from regmeta.store.paths import Root, checked_key, checked_name, is_key, require_blobs, wrapped
 from regmeta.store.staging import FilesystemStaging, lock_folder, remove_folder
@@ -46,7 +47,7 @@ class FilesystemStore:
     def create(self) -> None:
         """Make the folders of an empty store, durably. Later on they are never made again."""
         with wrapped(self.location):
-            self._root.make_folders(["blobs"], durable=True)
+            self._root.make_folders(["blobs"], lasting=True)
 
     def open_staging(self) -> Staging:
         """Make a staging folder for this process."""
@@ -104,10 +105,10 @@ class FilesystemStore:
         for key in keys:
             name = f"blobs/{checked_key(key)}"
             with wrapped(self.location, name), suppress(FileNotFoundError):
-                os.unlink(name, dir_fd=self._root.fd)
+                durable.unlink(name, self._root.fd, "delete.unlinked")
                 folders.add(name.rpartition("/")[0])
         with wrapped(self.location, "blobs"):
-            for _ in self._pool.map(self._root.flush_folder, folders):
+            for _ in self._pool.map(self._root.flush_folder, folders, repeat("delete.flushed")):
                 continue
 
     def walk(self) -> Iterator[ObjectInfo]:
@@ -143,10 +144,28 @@ class FilesystemStore:
                 return []
         return [f"{folder}/{name}" for name in sorted(names)]
 
+    def walk_records(self, folder: str) -> Iterator[str]:
+        """Return the names of all documents below a folder."""
+        waiting = [checked_name(folder)]
+        while waiting:
+            here = waiting.pop()
+            with wrapped(self.location, here):
+                try:
+                    with self._root.opened_folder(here) as fd, os.scandir(fd) as entries:
+                        found = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
+                except FileNotFoundError:
+                    continue  # never made, or its last repository has just gone
+            waiting += [f"{here}/{name}" for name, is_folder in found if is_folder]
+            yield from (f"{here}/{name}" for name, is_folder in found if not is_folder)
+
+    def settle(self) -> None:
+        """Flush all file systems: one call, however many objects there are."""
+        os.sync()
+
     def delete_record(self, name: str) -> None:
         """Remove a small document, if it is there."""
         with wrapped(self.location, checked_name(name)), suppress(FileNotFoundError):
-            os.unlink(name, dir_fd=self._root.fd)
+            durable.unlink(name, self._root.fd, "record.removed")
 
     def close(self) -> None:
         """End the flushing threads and let go of the folder."""
@@ -175,7 +194,7 @@ class FilesystemStore:
                     # Without a lock file it is empty: its process was stopped just after making it, or is
                     # just removing it. One that is not empty stays.
                     with suppress(OSError):
-                        os.rmdir(f"staging/{owner.hex}", dir_fd=self._root.fd)
+                        durable.remove_folder(f"staging/{owner.hex}", self._root.fd, "staging.empty_removed")
                 return lock_fd
             except (FileNotFoundError, NotADirectoryError):
                 return None  # its process has just ended and cleared up, or it is not ours

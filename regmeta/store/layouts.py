@@ -16,8 +16,10 @@ from collections.abc import Iterable
 from contextlib import suppress
 
 from regmeta.errors import StoreUnavailable
+from regmeta.failpoints import reach
 from regmeta.oci import layout
 from regmeta.oci.digest import Digest
+from regmeta.store import durable
 from regmeta.store.locks import wait_for_lock
 from regmeta.store.paths import Root, checked_key, checked_name, write_all
 
@@ -46,12 +48,10 @@ class RepositoryLayouts:
         """
         folder = f"repositories/{checked_name(repository)}"
         try:
-            self._root.make_folders([f"{folder}/_layout/blobs"], durable=False)
-            lock_fd = os.open(
-                f"{folder}/_layout.lock",
-                os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC,
-                0o600,
-                dir_fd=self._root.fd,
+            self._root.make_folders([f"{folder}/_layout/blobs"], lasting=False)
+            flags = os.O_RDWR | os.O_NOFOLLOW
+            lock_fd = durable.create(
+                f"{folder}/_layout.lock", flags, 0o600, self._root.fd, "layout.lock_made"
             )
         except OSError as error:
             return [f"{folder}: {error.strerror}"]
@@ -64,6 +64,7 @@ class RepositoryLayouts:
                 self._write(f"{folder}/_layout/{layout.LAYOUT_FILE}", layout.LAYOUT_CONTENT)
                 self._write(f"{folder}/_layout/{layout.INDEX_FILE}", index)
                 os.pwrite(lock_fd, b"%020d %020d" % version, 0)
+                reach("layout.shown")
         except OSError as error:
             return [f"{folder}/_layout: {error.strerror}"]
         except StoreUnavailable as error:
@@ -74,7 +75,7 @@ class RepositoryLayouts:
 
     def _link(self, folder: str, objects: Iterable[tuple[Digest, str]]) -> list[str]:
         links = [(f"blobs/{checked_key(key)}", f"{folder}/{layout.blob_path(d)}") for d, key in objects]
-        self._root.make_folders({target.rpartition("/")[0] for _, target in links}, durable=False)
+        self._root.make_folders({target.rpartition("/")[0] for _, target in links}, lasting=False)
         findings = []
         for source, target in links:
             try:
@@ -88,7 +89,7 @@ class RepositoryLayouts:
 
     def _link_one(self, source: str, target: str) -> None:
         root = self._root.fd
-        os.link(source, target, src_dir_fd=root, dst_dir_fd=root, follow_symlinks=False)
+        durable.link(source, root, target, root, "layout.linked")
 
     def _replace_if_other(self, source: str, target: str) -> None:
         # A blob that was healed has a new object; the layout must not keep showing the rotten one.
@@ -96,23 +97,19 @@ class RepositoryLayouts:
         shown = os.stat(target, dir_fd=root, follow_symlinks=False)
         if shown.st_ino != os.stat(source, dir_fd=root, follow_symlinks=False).st_ino:
             with suppress(FileNotFoundError):
-                os.unlink(f"{target}.new", dir_fd=root)
+                durable.unlink(f"{target}.new", root, "layout.unlinked")
             self._link_one(source, f"{target}.new")
-            os.rename(f"{target}.new", target, src_dir_fd=root, dst_dir_fd=root)
+            durable.rename(f"{target}.new", root, target, root, "layout.replaced")
 
     def _write(self, name: str, content: bytes) -> None:
         temporary = f"{name}.new"
-        fd = os.open(
-            temporary,
-            os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC,
-            0o644,
-            dir_fd=self._root.fd,
-        )
+        flags = os.O_WRONLY | os.O_TRUNC | os.O_NOFOLLOW
+        fd = durable.create(temporary, flags, 0o644, self._root.fd, "layout.created")
         try:
             write_all(fd, memoryview(content))
         finally:
             os.close(fd)
-        os.rename(temporary, name, src_dir_fd=self._root.fd, dst_dir_fd=self._root.fd)
+        durable.rename(temporary, self._root.fd, name, self._root.fd, "layout.written")
 
 
 def _shown(lock_fd: int) -> tuple[int, int]:

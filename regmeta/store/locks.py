@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from regmeta.errors import Locked, StoreUnavailable
+from regmeta.store import durable
 
 _FIRST_WAIT_S = 0.0005
 _LONGEST_WAIT_S = 0.02
@@ -51,7 +52,7 @@ class FileLock:
     def _open(self) -> int:
         if self._fd is None:
             try:
-                self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                self._fd = durable.create(self.path, os.O_RDWR, 0o600, None, "database.lock_made")
             except OSError as error:
                 raise StoreUnavailable(f"{self.path}: {error.strerror}") from error
         return self._fd

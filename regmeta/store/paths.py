@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 
 from regmeta.errors import StoreUnavailable
+from regmeta.store import durable
 
 _KEY = re.compile(r"(?:sha256/[0-9a-f]{2}/[0-9a-f]{64}|sha512/[0-9a-f]{2}/[0-9a-f]{128})\.[0-9a-f]{32}")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
@@ -50,8 +51,8 @@ class Root:
             self.fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._made: set[str] = set()  # known to be there, and durable
 
-    def make_folders(self, names: Iterable[str], *, durable: bool) -> None:
-        """Make folders and those above them; *durable* flushes what names each of them.
+    def make_folders(self, names: Iterable[str], *, lasting: bool) -> None:
+        """Make folders and those above them; *lasting* flushes what names each of them.
 
         A folder that is there already is flushed as well when it is first met: whoever made it may have
         been stopped before doing so.
@@ -64,12 +65,12 @@ class Root:
                     here = part if parent == "." else f"{parent}/{part}"
                     if here not in self._made:
                         with suppress(FileExistsError):
-                            os.mkdir(here, 0o755, dir_fd=self.fd)
+                            durable.make_folder(here, self.fd, "folder.made")
                         new.append((here, parent))
                     parent = here
-            if durable:
+            if lasting:
                 for parent in {parent for _, parent in new}:
-                    self.flush_folder(parent)
+                    self.flush_folder(parent, "folder.flushed")
                 self._made.update(here for here, _ in new)
 
     def has(self, name: str) -> bool:
@@ -80,10 +81,10 @@ class Root:
             return False
         return True
 
-    def flush_folder(self, name: str) -> None:
+    def flush_folder(self, name: str, point: str) -> None:
         """Make durable which names a folder holds."""
         with self.opened_folder(name) as fd:
-            os.fsync(fd)
+            durable.flush(fd, point)
 
     @contextmanager
     def opened_folder(self, name: str) -> Iterator[int]:

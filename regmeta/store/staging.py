@@ -16,17 +16,16 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager, suppress
-from itertools import count
+from itertools import count, repeat
 from uuid import UUID, uuid4
 
 from regmeta.errors import DigestMismatch, SizeMismatch, StoreUnavailable
 from regmeta.oci.digest import Digest
 from regmeta.oci.streams import ByteStream
-from regmeta.store import COPY_BUFFER_BYTES, Staged
+from regmeta.store import COPY_BUFFER_BYTES, Staged, durable
 from regmeta.store.locks import try_lock
 from regmeta.store.paths import (
     DIRECTORY,
@@ -41,7 +40,7 @@ from regmeta.store.paths import (
 _log = logging.getLogger(__name__)
 
 LOCK_NAME = "lock"
-_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_NEW_FILE = os.O_WRONLY | os.O_EXCL | os.O_NOFOLLOW
 
 
 class FilesystemStaging:
@@ -75,60 +74,55 @@ class FilesystemStaging:
                 raise SizeMismatch(f"{digest}: {size_bytes} bytes were announced, {found}")
             if hexdigest != digest.hex:
                 raise DigestMismatch(f"{digest}: the bytes have the digest {digest.algorithm}:{hexdigest}")
-            os.fsync(fd)
+            durable.flush(fd, "stage.flushed")
         return Staged(key, digest, size_bytes, name)
 
     def publish(self, staged: Sequence[Staged]) -> None:
         """Give each its key, durably; see :class:`regmeta.store.Staging`."""
         require_blobs(self._root)
         folders = {f"blobs/{item.key.rpartition('/')[0]}" for item in staged}
-        self._root.make_folders(folders, durable=True)
+        self._root.make_folders(folders, lasting=True)
         with wrapped(self._root.path, "blobs"):
             for item in staged:
                 target = f"blobs/{checked_key(item.key)}"
                 if self._root.has(target):  # keys hold a uuid: only a defect gives one out twice
                     raise StoreUnavailable(f"{self._root.path}/{target}: is there already")
-                os.rename(
-                    item.token,
-                    target,
-                    src_dir_fd=self._folder_fd,
-                    dst_dir_fd=self._root.fd,
-                )
+                durable.rename(item.token, self._folder_fd, target, self._root.fd, "publish.renamed")
             # Flushes of several threads share one journal commit.
-            for _ in self._pool.map(self._root.flush_folder, folders):
+            for _ in self._pool.map(self._root.flush_folder, folders, repeat("publish.flushed")):
                 continue
 
     def write_record(self, name: str, content: bytes, *, exclusive: bool = False) -> None:
         """Write a small document, durably; see :class:`regmeta.store.Staging`."""
         folder, _, _ = checked_name(name).rpartition("/")
         if folder:
-            self._root.make_folders([folder], durable=True)
+            self._root.make_folders([folder], lasting=True)
         temporary = str(next(self._numbers))
         with self._new_file(temporary) as fd:
             write_all(fd, memoryview(content))
-            os.fsync(fd)
+            durable.flush(fd, "record.flushed")
         with wrapped(self._root.path, name):
             if exclusive:
                 try:
-                    os.link(temporary, name, src_dir_fd=self._folder_fd, dst_dir_fd=self._root.fd)
+                    durable.link(temporary, self._folder_fd, name, self._root.fd, "record.linked")
                 finally:
-                    os.unlink(temporary, dir_fd=self._folder_fd)
+                    durable.unlink(temporary, self._folder_fd, "record.unlinked")
             else:
-                os.rename(temporary, name, src_dir_fd=self._folder_fd, dst_dir_fd=self._root.fd)
-            self._root.flush_folder(folder or ".")
+                durable.rename(temporary, self._folder_fd, name, self._root.fd, "record.renamed")
+            self._root.flush_folder(folder or ".", "record.named")
 
     def discard(self, staged: Iterable[Staged]) -> None:
         """Remove staged bytes that were not published."""
         with wrapped(self._root.path, self._folder):
             for item in staged:
                 with suppress(FileNotFoundError):
-                    os.unlink(item.token, dir_fd=self._folder_fd)
+                    durable.unlink(item.token, self._folder_fd, "discard.unlinked")
 
     def scratch_folder(self) -> str:
         """Make a folder inside the staging folder; it is removed with it, also after a crash."""
         name = f"scratch-{next(self._numbers)}"
         with wrapped(self._root.path, f"{self._folder}/{name}"):
-            os.mkdir(name, 0o700, dir_fd=self._folder_fd)
+            durable.make_folder(name, self._folder_fd, "scratch.made", 0o700)
         return os.path.join(self._root.path, self._folder, name)
 
     def close(self) -> None:
@@ -150,14 +144,14 @@ class FilesystemStaging:
         """Lend a new file of the staging folder; when the block raises, the file goes."""
         with wrapped(self._root.path, f"{self._folder}/{name}"):
             # Objects are read-only from the start; the descriptor may still write.
-            fd = os.open(name, _NEW_FILE, 0o444, dir_fd=self._folder_fd)
+            fd = durable.create(name, _NEW_FILE, 0o444, self._folder_fd, "stage.created")
             try:
                 try:
                     yield fd
                 finally:
                     os.close(fd)
             except BaseException:
-                os.unlink(name, dir_fd=self._folder_fd)
+                durable.unlink(name, self._folder_fd, "stage.dropped")
                 raise
 
 
@@ -191,11 +185,11 @@ def _claim_folder(root: Root) -> tuple[UUID, int, int]:
     A process that recovers may see the folder before the lock is taken and remove it: then the lock is on
     a file that has no name any more, and another folder is made.
     """
-    root.make_folders(["staging"], durable=True)
+    root.make_folders(["staging"], lasting=True)
     for _ in range(100):
         owner = uuid4()
         name = f"staging/{owner.hex}"
-        os.mkdir(name, 0o700, dir_fd=root.fd)
+        durable.make_folder(name, root.fd, "staging.made", 0o700)
         try:
             folder_fd = os.open(name, DIRECTORY, dir_fd=root.fd)
         except FileNotFoundError:
@@ -213,9 +207,12 @@ def lock_folder(folder_fd: int, *, create: bool) -> int | None:
     Only its owner may *create* the lock file: one that appears in a folder that its owner is removing would
     keep it from going.
     """
-    flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | (os.O_CREAT if create else 0)
+    flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
-        fd = os.open(LOCK_NAME, flags, 0o600, dir_fd=folder_fd)
+        if create:
+            fd = durable.create(LOCK_NAME, flags, 0o600, folder_fd, "staging.lock_made")
+        else:
+            fd = os.open(LOCK_NAME, flags, dir_fd=folder_fd)
     except FileNotFoundError:
         return None
     if try_lock(fd):
@@ -233,8 +230,8 @@ def remove_folder(root: Root, name: str) -> None:
         with root.opened_folder(name) as fd:
             for entry in os.scandir(fd):
                 if entry.is_dir(follow_symlinks=False):
-                    shutil.rmtree(entry.name, dir_fd=fd)
+                    durable.remove_tree(entry.name, fd, "staging.folder_removed")
                 elif entry.name != LOCK_NAME:
-                    os.unlink(entry.name, dir_fd=fd)
-            os.unlink(LOCK_NAME, dir_fd=fd)
-        os.rmdir(name, dir_fd=root.fd)
+                    durable.unlink(entry.name, fd, "staging.file_removed")
+            durable.unlink(LOCK_NAME, fd, "staging.lock_removed")
+        durable.remove_folder(name, root.fd, "staging.removed")

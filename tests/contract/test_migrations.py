@@ -30,7 +30,7 @@ def tables(database: Database) -> set[str]:
 
 
 def fill(database: Database) -> None:
-    with database.transaction() as connection:
+    with database.transaction("test") as connection:
         seed.seed(connection)
 
 

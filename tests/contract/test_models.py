@@ -30,7 +30,7 @@ OTHER = Digest.of(b"other")
 @pytest.fixture
 def seeded(database: Database) -> Database:
     """A database with rows in every table."""
-    with database.transaction() as connection:
+    with database.transaction("test") as connection:
         seeds.seed(connection)
         if not database.is_sqlite:
             for table in Base.metadata.sorted_tables:
@@ -43,7 +43,7 @@ def seeded(database: Database) -> Database:
 
 
 def insert(database: Database, table: str, **values: Any) -> None:
-    with database.transaction() as connection:
+    with database.transaction("test") as connection:
         connection.execute(sa.insert(Base.metadata.tables[table]), values)
 
 
@@ -167,7 +167,7 @@ def test_every_constraint_has_a_name(database: Database) -> None:
 
 @pytest.mark.parametrize("digest", [Digest.of(b"x"), Digest.of(b"x", "sha512")], ids=str)
 def test_digest_comes_back_as_it_went_in(database: Database, digest: Digest) -> None:
-    with database.transaction() as connection:
+    with database.transaction("test") as connection:
         connection.execute(sa.insert(Blob), seeds.blob(1, digest))
     with database.read() as connection:
         assert connection.execute(sa.select(Blob.digest).where(Blob.digest == digest)).scalar_one() == digest
@@ -186,7 +186,7 @@ def test_digest_comes_back_as_it_went_in(database: Database, digest: Digest) -> 
     ids=str,
 )
 def test_time_comes_back_to_the_microsecond(database: Database, moment: datetime) -> None:
-    with database.transaction() as connection:
+    with database.transaction("test") as connection:
         connection.execute(sa.insert(Blob), {**seeds.blob(1, OTHER), "lease_until": moment})
         found = connection.execute(sa.select(Blob.lease_until)).scalar_one()
     assert found == moment
@@ -197,7 +197,7 @@ def test_time_without_a_zone_is_refused(database: Database) -> None:
     naive = datetime(2024, 1, 1)
     with (
         pytest.raises(sa.exc.StatementError, match="without a time zone"),
-        database.transaction() as connection,
+        database.transaction("test") as connection,
     ):
         connection.execute(sa.insert(Blob), {**seeds.blob(1, OTHER), "lease_until": naive})
     with pytest.raises(sa.exc.StatementError, match="without a time zone"), database.read() as connection:
@@ -213,7 +213,7 @@ def test_bytes_and_json_come_back_as_they_went_in(seeded: Database) -> None:
 
 def test_names_sort_by_their_bytes(database: Database) -> None:
     names = ["b", "a", "_x", "B", "1", "A", "a-b", "a.b", "a/b", "aa", "\u00e4"]
-    with database.transaction() as connection:
+    with database.transaction("test") as connection:
         for number, name in enumerate(names, 1):
             connection.execute(sa.insert(Repository), seeds.repository(number, name))
     with database.read() as connection:
@@ -230,7 +230,7 @@ def test_names_sort_by_their_bytes(database: Database) -> None:
 def test_id_of_a_deleted_row_never_comes_back(database: Database, model: type[Base]) -> None:
     table: Any = model.__table__
     row = example(table.name, 0)
-    with database.transaction() as connection:
+    with database.transaction("test") as connection:
         for parent in ("repositories", "blobs", "manifests"):
             if parent == table.name:
                 break

@@ -200,7 +200,7 @@ def stopped(*_: object, **__: object) -> None:
 def add_intent(writing: Writing, host: str, owner: UUID | None = None) -> UUID:
     """Reserve a key as another process would."""
     found = owner or uuid4()
-    with writing.database.transaction() as connection:
+    with writing.database.transaction("test") as connection:
         now = db.clock(connection)
         digest = Digest.of(b"x")
         connection.execute(

@@ -13,7 +13,7 @@ from tests.support.registry import change
 
 def create_all(database: Database) -> ddl.Schema:
     """Make the schema that the models describe."""
-    with database.transaction() as connection:
+    with database.transaction("test") as connection:
         Base.metadata.create_all(connection)
     return ddl.schema_of(database)
 

@@ -188,7 +188,7 @@ def _import_while_locked(settings: Settings, path: Path, state: str) -> tuple[in
     with ExitStack() as stack:
         stack.callback(store.close)
         stack.callback(database.close)
-        with database.transaction() as connection:
+        with database.transaction("test") as connection:
             connection.execute(
                 sa.text("UPDATE repositories SET state = :state, revision = revision + 1"), {"state": state}
             )
@@ -240,7 +240,7 @@ def test_push_that_has_the_lock_first_is_whole_before_the_removal_begins(
 
     def remove() -> None:
         database, store = open_parts(settings)
-        with database.transaction() as connection:
+        with database.transaction("test") as connection:
             connection.execute(sa.text("UPDATE repositories SET state = 'purging'"))
             live = connection.execute(sa.text("SELECT name FROM tags WHERE ended_at IS NULL"))
             seen.append(set(live.scalars()))

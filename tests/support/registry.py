@@ -176,7 +176,7 @@ def scalar(database: Database, statement: str, **values: Any) -> Any:
 
 def change(database: Database, statement: str, **values: Any) -> None:
     """Change rows behind the registry's back."""
-    with database.transaction() as connection:
+    with database.transaction("test") as connection:
         connection.execute(sa.text(statement), values)
 
 
@@ -225,7 +225,7 @@ def keys_in(database: Database, table: str) -> set[str]:
 
 def remove_content(database: Database) -> None:
     """Delete all content as a collector would that heeds no lease: rows first, tombstones for the objects."""
-    with database.transaction() as connection:
+    with database.transaction("test") as connection:
         for table in ("tags", "labels", "manifest_blobs", "index_manifests", "manifests", "repository_blobs"):
             connection.execute(sa.text(f"DELETE FROM {table}"))
         connection.execute(

@@ -29,7 +29,7 @@ def add(connection: sa.Connection, number: int) -> None:
 
 
 def test_transaction_is_committed_at_its_end(database: Database) -> None:
-    with database.transaction() as connection:
+    with database.transaction("test") as connection:
         add(connection, 1)
         assert connection.execute(COUNT).scalar() == 1
     assert scalar(database, "SELECT count(*) FROM repositories") == 1
@@ -38,7 +38,7 @@ def test_transaction_is_committed_at_its_end(database: Database) -> None:
 @pytest.mark.parametrize("error", [ValueError("x"), KeyboardInterrupt(), errors.LostReservation(frozenset())])
 def test_transaction_that_raises_is_rolled_back(database: Database, error: BaseException) -> None:
     def run() -> None:
-        with database.transaction() as connection:
+        with database.transaction("test") as connection:
             add(connection, 1)
             raise error
 
@@ -60,7 +60,7 @@ def test_what_is_written_in_a_read_is_dropped_or_refused(database: Database) -> 
 def test_read_is_of_one_moment_and_waits_for_nobody(database: Database) -> None:
     with database.read() as reader:
         assert reader.execute(COUNT).scalar() == 0
-        with database.transaction() as writer:
+        with database.transaction("test") as writer:
             add(writer, 1)
         assert reader.execute(COUNT).scalar() == 0
     assert scalar(database, "SELECT count(*) FROM repositories") == 1
@@ -69,7 +69,7 @@ def test_read_is_of_one_moment_and_waits_for_nobody(database: Database) -> None:
 @pytest.mark.parametrize("backend", ["postgresql"])
 def test_writer_sees_what_was_committed_before_it_asks(database: Database) -> None:
     """READ COMMITTED: each statement sees what was committed before it began."""
-    with database.transaction() as one:
+    with database.transaction("test") as one:
         assert one.execute(COUNT).scalar() == 0
         change(database, "INSERT INTO repositories (name, created_at, updated_at) VALUES ('a', 1, 1)")
         assert one.execute(COUNT).scalar() == 1
@@ -79,7 +79,7 @@ def test_connection_goes_back_to_the_pool_as_it_came(database: Database) -> None
     for _ in range(20):
         with database.read() as connection:
             connection.execute(COUNT)
-        with database.transaction() as connection:
+        with database.transaction("test") as connection:
             connection.execute(sa.text("UPDATE repositories SET revision = revision"))
 
 
@@ -91,7 +91,7 @@ def test_writing_transactions_begin_with_the_lock_on_sqlite(database: Database) 
         if statement.startswith("BEGIN"):
             begun.append(statement)
 
-    with database.transaction() as connection:
+    with database.transaction("test") as connection:
         connection.execute(COUNT)
     with database.read() as connection:
         connection.execute(COUNT)
@@ -99,7 +99,7 @@ def test_writing_transactions_begin_with_the_lock_on_sqlite(database: Database) 
 
 
 def test_clock_goes_on_inside_a_transaction(database: Database) -> None:
-    with database.transaction() as connection:
+    with database.transaction("test") as connection:
         one = db.clock(connection)
         threading.Event().wait(0.005)
         two = db.clock(connection)
@@ -113,7 +113,7 @@ def test_clock_goes_on_inside_a_transaction(database: Database) -> None:
 
 
 def test_refused_row_is_a_constraint_that_was_violated(database: Database) -> None:
-    with database.transaction() as connection:
+    with database.transaction("test") as connection:
         add(connection, 1)
     statement = "INSERT INTO repositories (id, name, created_at, updated_at) VALUES (2, 'r1', 1, 1)"
     with pytest.raises(errors.ConstraintViolated, match=r"uq_repositories_name|repositories\.name"):
@@ -136,10 +136,10 @@ def test_password_is_in_no_message() -> None:
 
 
 def test_lock_that_is_not_let_go_is_contention(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    with database.transaction() as connection:
+    with database.transaction("test") as connection:
         add(connection, 1)
     other = Database(database.url.render_as_string(hide_password=False))
-    with closing(other), database.transaction() as holder:
+    with closing(other), database.transaction("test") as holder:
         holder.execute(sa.text("UPDATE repositories SET revision = 1"))
         with pytest.raises(errors.Contention) as caught, short(other) as connection:
             connection.execute(sa.text("UPDATE repositories SET revision = 2"))
@@ -156,7 +156,7 @@ def short(database: Database) -> Iterator[sa.Connection]:
         def impatient(connection: sqlite3.Connection, _record: object) -> None:
             connection.execute("PRAGMA busy_timeout = 10").close()
 
-    with database.transaction() as connection:
+    with database.transaction("test") as connection:
         if not database.is_sqlite:
             connection.execute(sa.text("SET LOCAL lock_timeout = 10"))
         yield connection
@@ -164,7 +164,7 @@ def short(database: Database) -> Iterator[sa.Connection]:
 
 @pytest.mark.parametrize("backend", ["postgresql"])
 def test_deadlock_is_contention(database: Database) -> None:
-    with database.transaction() as connection:
+    with database.transaction("test") as connection:
         add(connection, 1)
         add(connection, 2)
     first = threading.Event()
@@ -173,7 +173,7 @@ def test_deadlock_is_contention(database: Database) -> None:
 
     def other() -> None:
         try:
-            with database.transaction() as connection:
+            with database.transaction("test") as connection:
                 connection.execute(update, {"of": 2})
                 first.set()
                 connection.execute(update, {"of": 1})
@@ -182,7 +182,7 @@ def test_deadlock_is_contention(database: Database) -> None:
 
     thread = threading.Thread(target=other)
     try:
-        with database.transaction() as connection:
+        with database.transaction("test") as connection:
             connection.execute(update, {"of": 1})
             thread.start()
             first.wait()
@@ -206,7 +206,7 @@ def test_waits_are_bounded_on_postgresql(database: Database) -> None:
 @pytest.mark.parametrize("backend", ["postgresql"])
 def test_broken_connection_is_connection_lost_and_the_next_one_works(database: Database) -> None:
     def run() -> None:
-        with database.transaction() as connection:
+        with database.transaction("test") as connection:
             process = connection.execute(sa.text("SELECT pg_backend_pid()")).scalar_one()
             with database.engine.connect() as other:
                 other.execute(sa.text("SELECT pg_terminate_backend(:of, 5000)"), {"of": process})
@@ -236,7 +236,7 @@ def test_file_lock_covers_begin_to_commit_checkpoints_and_close(
 
     monkeypatch.setattr(db, "WAL_RESET_FIXED_IN", (99, 0, 0))
     database = Database(f"sqlite:///{path}", file_lock=lock)
-    with database.transaction() as connection:
+    with database.transaction("test") as connection:
         connection.execute(COUNT)
         told.append("in")
     with database.read() as connection:
@@ -249,7 +249,7 @@ def test_file_lock_covers_begin_to_commit_checkpoints_and_close(
     monkeypatch.setattr(db, "WAL_RESET_FIXED_IN", (0, 0, 0))
     told.clear()
     newer = Database(f"sqlite:///{path}", file_lock=lock)
-    with newer.transaction():
+    with newer.transaction("test"):
         pass
     newer.close()
     assert told == []
@@ -272,7 +272,7 @@ def test_file_that_is_not_a_database_is_unavailable(tmp_path: Path) -> None:
     with (
         closing(Database(f"sqlite:///{tmp_path / 'x.db'}")) as database,
         pytest.raises(errors.DatabaseUnavailable),
-        database.transaction() as connection,
+        database.transaction("test") as connection,
     ):
         connection.execute(COUNT)
 

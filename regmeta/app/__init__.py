@@ -6,7 +6,7 @@ import logging
 import os
 import platform
 from collections.abc import Callable, Collection, Generator, Iterator
-from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 from regmeta.db import Database
 from regmeta.errors import Error, SchemaMismatch, StoreUnavailable, UsageError
 from regmeta.settings import Settings
-from regmeta.store import BlobStore
+from regmeta.store import BlobStore, durable
 
 if TYPE_CHECKING:
     from regmeta.ingest.local_registry import LocalRegistry
-    from regmeta.ingest.plan import ImageOutcome, Progress
+    from regmeta.ingest.plan import ImageOutcome, Lifetimes, Progress
     from regmeta.ingest.unit_of_work import Writer
 
 _log = logging.getLogger(__name__)
@@ -82,8 +82,10 @@ def open_for_reading(settings: Settings, *, check_store: bool = False) -> Iterat
 
 
 @contextmanager
-def open_for_writing(settings: Settings) -> Iterator[Writing]:
+def open_for_writing(settings: Settings, *, lifetimes: Lifetimes | None = None) -> Iterator[Writing]:
     """Open a registry for writing, and clear up after processes that have ended.
+
+    *lifetimes* are other than the usual ones in tests.
 
     Raises:
         SchemaMismatch, IdentityMismatch: there is no registry, or database and store do not match.
@@ -91,6 +93,7 @@ def open_for_writing(settings: Settings) -> Iterator[Writing]:
     """
     # What only writers need is not imported by readers: they start faster.
     from regmeta.ingest.local_registry import LocalRegistry
+    from regmeta.ingest.plan import Lifetimes
     from regmeta.ingest.snapshots import SnapshotWriter
     from regmeta.ingest.unit_of_work import Writer
     from regmeta.maintain.recover import recover
@@ -101,7 +104,9 @@ def open_for_writing(settings: Settings) -> Iterator[Writing]:
         staging = store.open_staging()
         stack.callback(staging.close)
         snapshots = SnapshotWriter(database, store, staging, show_layouts=settings.layouts == "all")
-        writer = Writer(database, staging, snapshots, platform.node(), settings.actor)
+        writer = Writer(
+            database, staging, snapshots, platform.node(), settings.actor, lifetimes or Lifetimes()
+        )
         # Before the folder goes: an intent without a folder is one of a process that has ended.
         stack.callback(_release, writer)
         stack.callback(snapshots.flush_postponed)
@@ -218,7 +223,7 @@ def migrations_folder() -> str:
     Raises:
         UsageError: they are nowhere.
     """
-    package = Path(__file__).parent
+    package = Path(__file__).parents[1]
     for folder in (package / "migrations", package.parent / "migrations"):
         if (folder / "env.py").is_file():
             return str(folder)
@@ -256,10 +261,11 @@ def _make_folder(path: Path) -> None:
     try:
         missing = [folder for folder in (path, *path.parents) if not folder.exists()]
         for folder in reversed(missing):
-            folder.mkdir(exist_ok=True, mode=0o700)
+            with suppress(FileExistsError):
+                durable.make_folder(str(folder), None, "init.folder_made", 0o700)
             fd = os.open(folder.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
-                os.fsync(fd)
+                durable.flush(fd, "init.folder_flushed")
             finally:
                 os.close(fd)
     except OSError as error:
@@ -268,6 +274,6 @@ def _make_folder(path: Path) -> None:
 
 def _make_database_file(path: Path) -> None:
     try:
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        os.close(durable.create(str(path), os.O_RDWR, 0o600, None, "init.database_made"))
     except OSError as error:
         raise StoreUnavailable(f"{path}: {error.strerror}") from error
