@@ -2,11 +2,14 @@
 
 import shlex
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 from benchmarks.processes import child_environment
 from regmeta import app
+from regmeta.app import rebuilding
 from regmeta.ingest.selection import select_images
+from regmeta.maintain.rebuild.report import NoProgress
 from regmeta.oci.names import Reference
 from regmeta.settings import load_settings
 from regmeta.sources.open import open_source
@@ -32,6 +35,19 @@ def import_in_process(layout: Path, home: Path, repository: str) -> float:
     if failed:
         raise SystemExit(f"{failed[0].image}: {failed[0].error}")
     return seconds
+
+
+def initialise(home: Path) -> None:
+    """Make an empty registry in the home folder `home`."""
+    app.initialise(load_settings(home=str(home)))
+
+
+def rebuild_in_process(home: Path, manifests: int) -> None:
+    """Rebuild the lost database of `home`, without layouts; it must bring back so many manifests."""
+    settings = load_settings(home=str(home), layouts="none")
+    report = rebuilding.rebuild_lost_database(settings, lambda: nullcontext(NoProgress()))
+    if report.problems or report.manifests != manifests:
+        raise SystemExit(f"{report.manifests} manifests came back; {report.problems[:1]}")
 
 
 def cli_environment(home: Path) -> dict[str, str]:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from regmeta.ingest.local_registry import LocalRegistry
     from regmeta.ingest.plan import ImageOutcome, Lifetimes, Progress
     from regmeta.ingest.unit_of_work import Writer
+    from regmeta.maintain.recover import RecoverReport
 
 _log = logging.getLogger(__name__)
 
@@ -41,6 +42,7 @@ class Writing(Reading):
 
     writer: Writer
     registry: LocalRegistry
+    recovered: RecoverReport  # what was cleared up when it was opened
 
 
 @contextmanager
@@ -112,8 +114,8 @@ def open_for_writing(settings: Settings, *, lifetimes: Lifetimes | None = None) 
         stack.callback(snapshots.flush_postponed)
         registry = LocalRegistry(writer, store, mandatory_annotations=settings.lint.mandatory_annotations)
         stack.callback(registry.close)
-        recover(writer, store)
-        yield Writing(settings, database, store, writer, registry)
+        recovered = recover(writer, store)
+        yield Writing(settings, database, store, writer, registry, recovered)
 
 
 def _release(writer: Writer) -> None:
@@ -193,7 +195,8 @@ def initialise(settings: Settings) -> bool:
         if database.is_sqlite:
             database.use_write_ahead_log()
         is_new = schema.current(database) is None
-        if is_new:
+        if is_new or not setup.is_tied(database):
+            # Revisions commit one by one: an ``init`` that was stopped between two of them goes on.
             schema.upgrade(database, migrations_folder())
         database.check_schema()
         store = _store(settings)

@@ -1,4 +1,4 @@
-"""Progress bars of an import: images and bytes, on stderr, for a terminal only."""
+"""Progress bars on stderr, for a terminal only."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from types import TracebackType
+
+    from rich.progress import TaskID
 
     from regmeta.ingest.plan import ImageOutcome
 
@@ -75,3 +77,45 @@ class ImportProgress:
         from regmeta.cli.render import size
 
         self._bars.update(self._task, size=f"{size(self._copied)} of {size(self._planned)}")
+
+
+class StepProgress:
+    """Draws one bar for each pass of long work; called from several threads."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+        self._bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TimeElapsedColumn(),
+            console=Console(stderr=True),
+            disable=not sys.stderr.isatty(),
+            transient=True,
+        )
+        self._task: TaskID | None = None
+
+    def __enter__(self) -> StepProgress:
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._bars.stop()
+
+    def began(self, what: str, total: int | None) -> None:
+        """A pass begins; the bar of the one before goes."""
+        if self._task is not None:
+            self._bars.remove_task(self._task)
+        self._task = self._bars.add_task(what, total=total)
+
+    def advanced(self, steps: int) -> None:
+        """Steps were taken."""
+        if self._task is not None:
+            self._bars.advance(self._task, steps)

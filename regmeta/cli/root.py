@@ -9,7 +9,20 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from regmeta.cli import blobs, database, images, manifests, registry, repositories, tags
+from regmeta.cli import (
+    backups,
+    blobs,
+    collection,
+    database,
+    health,
+    images,
+    manifests,
+    rebuilding,
+    registry,
+    repositories,
+    tags,
+    verification,
+)
 from regmeta.cli.context import Options
 from regmeta.errors import Error
 
@@ -69,10 +82,17 @@ app.command("init")(registry.init)
 app.command("import")(images.import_)
 app.command("export")(images.export)
 app.command("status")(registry.status)
+app.command("doctor")(health.doctor)
+app.command("recover")(health.recover)
+app.command("verify", cls=verification.VerifyCommand)(verification.verify)
+app.command("backup")(backups.backup)
+app.command("restore")(backups.restore)
+app.command("rebuild")(rebuilding.rebuild)
 app.add_typer(repositories.app, name="repo")
 app.add_typer(tags.app, name="tag")
 app.add_typer(manifests.app, name="manifest")
 app.add_typer(blobs.app, name="blob")
+app.add_typer(collection.app, name="gc")
 app.add_typer(database.app, name="db")
 
 

@@ -1,8 +1,9 @@
 """The one transaction of an ingest: all rows of its images, or nothing.
 
-Order of locks: repositories by id, then blobs by id (new ones by digest). Everything that is decided from
-rows is read after the repository's lock, in a statement of its own; at READ COMMITTED a statement sees what
-was committed before it began, and not what was committed before the transaction did.
+Order of locks: where objects are adopted what ``ingest.adopt`` locks, then repositories by id, then blobs by
+id (new ones by digest). Everything that is decided from rows is read after the repository's lock, in a
+statement of its own; at READ COMMITTED a statement sees what was committed before it began, and not what was
+committed before the transaction did.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from sqlalchemy.engine import Connection
 from regmeta import db
 from regmeta.errors import LostReservation
 from regmeta.ingest import rows
+from regmeta.ingest.adopt import check_unnamed, lock_adoption
 from regmeta.ingest.plan import CommitResult, Lifetimes, PlannedImage, PlannedManifest, TagChange
 from regmeta.ingest.reserve import bury, chunks
 from regmeta.ingest.statements import (
@@ -54,6 +56,9 @@ class CommitPlan:
     images: Sequence[PlannedImage]
     keys: Mapping[Digest, str]  # objects that this ingest published
     lifetimes: Lifetimes
+    adopted: Mapping[Digest, str] = field(default_factory=dict)  # objects that no row names; no intents
+    lost: Mapping[Digest, str] = field(default_factory=dict)  # keys without objects: the rows are damaged
+    healing: frozenset[Digest] = frozenset()  # of keys: not for images, only for rows that are damaged
 
 
 @dataclass(slots=True)
@@ -82,6 +87,8 @@ def commit(connection: Connection, plan: CommitPlan) -> CommitResult:
         LostReservation: keys were taken back, or blobs or children have gone; nothing has happened.
         RepositoryNotActive: a repository is being removed; nothing has happened.
     """
+    if plan.adopted:
+        lock_adoption(connection)
     by_repository: dict[str, list[PlannedImage]] = {}
     for image in plan.images:
         by_repository.setdefault(image.request.repository, []).append(image)
@@ -136,9 +143,15 @@ def _blobs(context: _Context) -> None:
     needed: dict[Digest, int] = {}
     for image in context.plan.images:
         needed.update(image.blobs)
-    found = _lock_blobs(context, needed)
+    plan = context.plan
+    found = _lock_blobs(context, needed.keys() | plan.healing)
     unused = _heal_or_drop(context, found)
-    mine = {d: key for d, key in context.plan.keys.items() if d not in found and d in needed}
+    # A damaged blob that was collected meanwhile needs no healing.
+    unused += [plan.keys[digest] for digest in plan.healing - needed.keys() - found.keys()]
+    new = needed.keys() - found.keys()
+    adopted = {digest: key for digest, key in plan.adopted.items() if digest in new}
+    check_unnamed(context.connection, adopted)
+    mine = {d: key for keys in (plan.lost, adopted, plan.keys) for d, key in keys.items() if d in new}
     vanished = needed.keys() - found.keys() - mine.keys()
     if vanished:
         raise LostReservation(frozenset(vanished))
@@ -163,18 +176,19 @@ def _heal_or_drop(context: _Context, found: Mapping[Digest, Any]) -> list[str]:
         if row.state == "live":
             if mine is not None:
                 unused.append(mine)  # someone else was first
-        elif mine is None:
-            raise LostReservation(frozenset({digest}))
-        else:
+        elif mine is not None:
             context.connection.execute(
                 sa.update(Blob).where(Blob.id == row.id).values(key=mine, state="live")
             )
             unused.append(row.key)
+        elif digest not in context.plan.adopted and digest not in context.plan.lost:
+            # Only who brings verified bytes heals; who adopts leaves it to the next import.
+            raise LostReservation(frozenset({digest}))
     return unused
 
 
 def _insert_blobs(context: _Context, needed: Mapping[Digest, int], mine: Mapping[Digest, str]) -> list[str]:
-    """Insert my blobs in digest order; return the keys of those that someone else inserted first."""
+    """Insert blobs in digest order; return my keys of those that someone else inserted first."""
     if not mine:
         return []
     now = context.now
@@ -186,6 +200,7 @@ def _insert_blobs(context: _Context, needed: Mapping[Digest, int], mine: Mapping
                 "digest": digest,
                 "size_bytes": needed[digest],
                 "key": mine[digest],
+                "state": "damaged" if mine[digest] == context.plan.lost.get(digest) else "live",
                 "lease_until": lease_until,
                 "created_at": now,
             }
@@ -201,7 +216,7 @@ def _insert_blobs(context: _Context, needed: Mapping[Digest, int], mine: Mapping
         if theirs.keys() != lost_race or any(row.state != "live" for row in theirs.values()):
             raise LostReservation(frozenset(lost_race))
         context.blob_ids.update({digest: row.id for digest, row in theirs.items()})
-    return [mine[digest] for digest in lost_race]
+    return [mine[digest] for digest in lost_race if digest in context.plan.keys]
 
 
 # --- manifests --------------------------------------------------------------------------------
@@ -282,6 +297,8 @@ def _repository(context: _Context, repository_id: int, name: str, images: Sequen
 def _insert_manifests(
     context: _Context, repository_id: int, planned: Mapping[Digest, PlannedManifest]
 ) -> dict[Digest, int]:
+    if not planned:
+        return {}
     inserted = context.connection.execute(
         insert_ignoring(context.connection, Manifest, "repository_id", "digest").returning(
             Manifest.digest, Manifest.id
@@ -311,6 +328,8 @@ def _manifest_ids(context: _Context, repository_id: int, digests: Sequence[Diges
 
 def _link_blobs(context: _Context, repository_id: int, images: Sequence[PlannedImage]) -> None:
     digests = {digest for image in images for digest in image.blobs}
+    if not digests:
+        return
     context.connection.execute(
         insert_ignoring(context.connection, RepositoryBlob, "repository_id", "blob_id"),
         [

@@ -24,6 +24,7 @@ class Lifetimes:
     lease: timedelta = timedelta(hours=24)  # a blob or manifest that nothing refers to yet
     garbage: timedelta = timedelta(hours=1)  # before what was displaced is looked at
     tombstone: timedelta = timedelta(hours=1)  # before a dead object is deleted: the read window
+    history: timedelta = timedelta(days=7)  # an ended tag keeps its manifest for this long
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ digest cannot name bytes that contain it.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
@@ -17,8 +18,10 @@ from regmeta.oci.descriptor import Descriptor
 from regmeta.oci.digest import Digest
 from regmeta.oci.manifest import Index, Manifest
 
+_log = logging.getLogger(__name__)
+
 MAX_INDEX_DEPTH: Final = 16
-MAX_TREE_BYTES: Final = 64 * 1024 * 1024  # [bytes] of all manifests of one image together
+MAX_TREE_BYTES: Final = 64 * 1024 * 1024  # [bytes] of what is read of one image: manifests, configurations
 
 FindConfig = Callable[[Descriptor], bytes | None]
 FindManifest = Callable[[str, Digest], bool]
@@ -36,9 +39,11 @@ class _Tree:
     seen: dict[Digest, str] = field(default_factory=dict)  # media types
     blobs: dict[Digest, int] = field(default_factory=dict)
     in_memory: dict[Digest, bytes] = field(default_factory=dict)
+    configs: dict[Digest, image_config.ImageConfig] = field(default_factory=dict)
     absent: set[Digest] = field(default_factory=set)
     here_already: set[Digest] = field(default_factory=set)
-    manifest_bytes: int = 0
+    read_bytes: int = 0
+    remarks: list[str] = field(default_factory=list)  # what is odd, and no reason to leave the image out
 
 
 def read_image(
@@ -57,6 +62,9 @@ def read_image(
     """
     tree = _Tree(request, sparse, find_config, has_manifest)
     _read(tree, request.descriptor, None, 0)
+    if tree.remarks:
+        more = f" (and {len(tree.remarks) - 1} more like it)" if len(tree.remarks) > 1 else ""
+        _log.warning("%s: %s%s", request, tree.remarks[0], more)
     return PlannedImage(
         request,
         tuple(tree.manifests),
@@ -82,11 +90,7 @@ def _read(tree: _Tree, descriptor: Descriptor, parent: Digest | None, depth: int
             raise
         _missing_child(tree, descriptor, parent)
         return
-    tree.manifest_bytes += len(content)
-    if tree.manifest_bytes > MAX_TREE_BYTES:
-        raise InvalidManifest(
-            f"{tree.request.descriptor.digest}: its manifests have more than {MAX_TREE_BYTES} bytes together"
-        )
+    _count(tree, content)
     document = manifest.parse(content, descriptor.digest, descriptor.media_type, verified=True)
     tree.seen[descriptor.digest] = descriptor.media_type
     config = image_config.UNKNOWN
@@ -101,6 +105,16 @@ def _read(tree: _Tree, descriptor: Descriptor, parent: Digest | None, depth: int
     _need(tree, descriptor, document.digest)
     tree.in_memory[descriptor.digest] = content
     tree.manifests.append(PlannedManifest(document, config))
+
+
+def _count(tree: _Tree, content: bytes) -> None:
+    """Keep what one image makes this process hold in memory within bounds, however many parts it has."""
+    tree.read_bytes += len(content)
+    if tree.read_bytes > MAX_TREE_BYTES:
+        raise InvalidManifest(
+            f"{tree.request.descriptor.digest}: its manifests and configurations have more than"
+            f" {MAX_TREE_BYTES} bytes together"
+        )
 
 
 def _missing_child(tree: _Tree, child: Descriptor, parent: Digest) -> None:
@@ -123,14 +137,31 @@ def _read_blobs(tree: _Tree, document: Manifest) -> image_config.ImageConfig:
         if descriptor.media_type not in media_types.NON_DISTRIBUTABLE:
             _need(tree, descriptor, document.digest)
     _need(tree, document.config, document.digest)
-    if (
-        document.config.media_type not in media_types.IMAGE_CONFIGS
-        or document.config.size_bytes > image_config.MAX_CONFIG_BYTES
-    ):
+    if document.config.media_type not in media_types.IMAGE_CONFIGS:
+        if document.config.media_type == media_types.OCI_EMPTY and document.artifact_type is None:
+            # manifest.md: artifactType MUST be set then. Registries hold many that were made without.
+            tree.remarks.append(f"{document.digest} has an empty configuration and no artifactType")
+        return image_config.UNKNOWN
+    config = tree.configs.get(document.config.digest)
+    if config is None:
+        config = _read_config(tree, document)
+        # Read once: a large one that thousands of children share would be parsed for each of them.
+        tree.configs[document.config.digest] = config
+    if config is image_config.UNKNOWN:
+        tree.remarks.append(
+            f"the configuration {document.config.digest} of {document.digest} cannot be read:"
+            " platform, labels and time are not known"
+        )
+    return config
+
+
+def _read_config(tree: _Tree, document: Manifest) -> image_config.ImageConfig:
+    if document.config.size_bytes > image_config.MAX_CONFIG_BYTES:
         return image_config.UNKNOWN
     content = tree.in_memory.get(document.config.digest)
     if content is None:
         content = _config_content(tree, document)
+        _count(tree, content)
         tree.in_memory[document.config.digest] = content
     return image_config.parse(content)
 

@@ -141,7 +141,23 @@ def give_back(
 
 def bury(connection: Connection, keys: Iterable[str], reason: str, now: datetime, delay: timedelta) -> None:
     """Insert tombstones: these objects are dead, and are deleted after *delay*."""
-    rows = [{"key": key, "reason": reason, "created_at": now, "not_before": now + delay} for key in keys]
+    bury_sized(connection, dict.fromkeys(keys), reason, now, delay)
+
+
+def bury_sized(
+    connection: Connection, sizes: Mapping[str, int | None], reason: str, now: datetime, delay: timedelta
+) -> None:
+    """Do the same for keys whose objects' sizes [bytes] are known."""
+    rows = [
+        {
+            "key": key,
+            "size_bytes": size_bytes,
+            "reason": reason,
+            "created_at": now,
+            "not_before": now + delay,
+        }
+        for key, size_bytes in sizes.items()
+    ]
     if rows:
         connection.execute(sa.insert(Tombstone), rows)
 

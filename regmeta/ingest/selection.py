@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from regmeta.errors import Error, InvalidName, UsageError
+from regmeta.errors import Error, InvalidDigest, InvalidName, UsageError
 from regmeta.ingest.plan import ImageOutcome, ImageRequest
 from regmeta.oci import names
+from regmeta.oci.digest import Digest
 from regmeta.oci.names import Reference
 from regmeta.sources import Source, SourceEntry
 
@@ -55,7 +56,7 @@ def select_images(
         try:
             requests.append(_request(source, entry, destination))
         except Error as error:
-            name = f"{destination.repository}:{entry.ref_name or f'entry {entry.position}'}"
+            name = f"{destination.repository}:{(entry.ref_name or f'entry {entry.position}')[:200]}"
             rejected.append(ImageOutcome(name, "failed", error=error))
     return Selection(tuple(requests), tuple(rejected))
 
@@ -82,6 +83,15 @@ def _tag(ref_name: str | None) -> str | None:
     if ref_name is None:
         return None
     tag = ref_name.rpartition(":")[2]
-    if not names.is_tag(tag):
+    if not names.is_tag(tag) or _is_digest(ref_name.rpartition("@")[2]):
         raise InvalidName(f"not a tag: {ref_name[:200]!r}")
     return tag
+
+
+def _is_digest(text: str) -> bool:
+    """Tell whether a name is a digest: its hex is of the grammar of tags, and was never meant as one."""
+    try:
+        Digest.parse(text)
+    except InvalidDigest:
+        return False
+    return True

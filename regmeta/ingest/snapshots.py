@@ -24,7 +24,7 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 from uuid import uuid4
@@ -47,12 +47,16 @@ COALESCE_S: Final = 5.0  # [s] a larger repository's snapshot is written at most
 REPOSITORY_ANNOTATION: Final = "io.regmeta.repository"
 REVISION_ANNOTATION: Final = "io.regmeta.revision"
 STATE_ANNOTATION: Final = "io.regmeta.state"
+CREATED_ANNOTATION: Final = "io.regmeta.created"
+UPDATED_ANNOTATION: Final = "io.regmeta.updated"
 _NAME: Final = re.compile(r"_(\d+)-(\d+)\.[0-9a-f]{32}\.json")
 
 _REPOSITORY: Final = sa.select(
     Repository.name,
     Repository.state,
     Repository.revision,
+    Repository.created_at,
+    Repository.updated_at,
     sa.select(StoreIdentity.epoch).scalar_subquery(),
 ).where(Repository.id == sa.bindparam("of"))
 _TAGGED: Final = (
@@ -72,7 +76,7 @@ _UNTAGGED: Final = (
 _OBJECTS: Final = (
     sa.select(Blob.digest, Blob.key)
     .join(RepositoryBlob, RepositoryBlob.blob_id == Blob.id)
-    .where(RepositoryBlob.repository_id == sa.bindparam("of"), Blob.state == "live")
+    .where(RepositoryBlob.repository_id == sa.bindparam("of"), Blob.state == sa.bindparam("wanted"))
 )
 _CLEAR: Final = sa.delete(LayoutOutbox).where(
     LayoutOutbox.repository_id == sa.bindparam("of"), LayoutOutbox.revision <= sa.bindparam("up_to")
@@ -166,13 +170,13 @@ class SnapshotWriter:
         return snapshot
 
     def _show(self, repository_id: int, snapshot: Snapshot, *, everything: bool) -> None:
-        objects: Iterable[tuple[Digest, str]] = self._postponed.get(repository_id, {}).items()
+        objects: Collection[Any] = self._postponed.get(repository_id, {}).items()
         if everything:
             with self._database.read() as connection:
-                objects = connection.execute(_OBJECTS, {"of": repository_id}).all()
+                objects = objects_of(connection, repository_id)
         assert self._store.layouts is not None
         findings = self._store.layouts.update(
-            snapshot.repository, snapshot.version, snapshot.content, objects
+            snapshot.repository, snapshot.version, snapshot.content, objects, whole=everything
         )
         for finding in findings:
             _log.warning("the layout of %s is incomplete: %s", snapshot.repository, finding)
@@ -193,16 +197,24 @@ def version_of(record_name: str) -> tuple[int, int] | None:
 def take_snapshot(connection: Connection, repository_id: int) -> Snapshot:
     """Read one repository, of one moment: every tag, then every manifest that has none."""
     of = {"of": repository_id}
-    name, state, revision, epoch = connection.execute(_REPOSITORY, of).one()
+    name, state, revision, created_at, updated_at, epoch = connection.execute(_REPOSITORY, of).one()
     entries = [_entry(row, row.name) for row in connection.execute(_TAGGED, of)]
     entries += [_entry(row, None) for row in connection.execute(_UNTAGGED, of)]
     annotations = {
         REPOSITORY_ANNOTATION: name,
         REVISION_ANNOTATION: f"{epoch}-{revision}",
         STATE_ANNOTATION: state,
+        CREATED_ANNOTATION: created_at.isoformat(timespec="microseconds"),
+        UPDATED_ANNOTATION: updated_at.isoformat(timespec="microseconds"),
     }
     content = layout.index_content(entries, annotations)
     return Snapshot(name, (epoch, revision), content, len(entries))
+
+
+def objects_of(connection: Connection, repository_id: int, state: str = "live") -> list[tuple[Digest, str]]:
+    """Return digest and key of every blob in a state that a repository may read."""
+    rows = connection.execute(_OBJECTS, {"of": repository_id, "wanted": state})
+    return [(digest, key) for digest, key in rows]
 
 
 def _entry(row: Any, tag: str | None) -> Descriptor:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
 
@@ -36,6 +36,12 @@ _LOCK_REPOSITORY: Final = (
 )
 
 
+_COUNT_UP: Final = (
+    sa.update(Repository)
+    .where(Repository.id == sa.bindparam("of"))
+    .values(revision=Repository.revision + 1, updated_at=_NOW)
+    .returning(Repository.revision)
+)
 _RECORD_RESULT: Final = (
     sa.update(Ingest).where(Ingest.id == sa.bindparam("of")).values(result=sa.bindparam("answer"))
 )
@@ -106,6 +112,17 @@ def lock_repositories(connection: Connection, names: Collection[str], *, create:
         if state != "active":
             raise RepositoryNotActive(f"{name}: the repository is being removed")
         outbox.append({"repository_id": repository_id, "revision": revision})
+    _queue_snapshots(connection, outbox)
+    return ids
+
+
+def queue_snapshot(connection: Connection, repository_id: int) -> None:
+    """Count the revision of a repository, whose lock is held, up, and queue its snapshot."""
+    revision = connection.execute(_COUNT_UP, {"of": repository_id}).scalar_one()
+    _queue_snapshots(connection, [{"repository_id": repository_id, "revision": revision}])
+
+
+def _queue_snapshots(connection: Connection, outbox: list[dict[str, Any]]) -> None:
     if outbox:
         insert = _insert(connection, LayoutOutbox).values(queued_at=_NOW)
         connection.execute(
@@ -114,7 +131,6 @@ def lock_repositories(connection: Connection, names: Collection[str], *, create:
             ),
             outbox,
         )
-    return ids
 
 
 def one_effect(connection: Connection, change: Change, source: str) -> None:
@@ -150,16 +166,33 @@ def queue_manifests(
     delay: timedelta,
 ) -> None:
     """Ask the collector to look at manifests after *delay*; asking again puts it off, never forgets it."""
+    times = dict.fromkeys(manifest_ids, change.stamp.now + delay)
+    _queue(connection, change, "manifest", repository_id, times, reason)
+
+
+def queue_blobs(connection: Connection, change: Change, times: Mapping[int, datetime], reason: str) -> None:
+    """Ask the collector to look at blobs (by id) not before the time that each has."""
+    _queue(connection, change, "blob", None, times, reason)
+
+
+def _queue(
+    connection: Connection,
+    change: Change,
+    kind: str,
+    repository_id: int | None,
+    times: Mapping[int, datetime],
+    reason: str,
+) -> None:
     values = [
         {
-            "kind": "manifest",
-            "target_id": manifest_id,
+            "kind": kind,
+            "target_id": target_id,
             "repository_id": repository_id,
             "reason": reason,
             "created_at": change.stamp.now,
-            "not_before": change.stamp.now + delay,
+            "not_before": not_before,
         }
-        for manifest_id in sorted(set(manifest_ids))
+        for target_id, not_before in sorted(times.items())
     ]
     if values:
         insert = _insert(connection, GcTask)

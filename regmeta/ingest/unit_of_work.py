@@ -174,8 +174,10 @@ class UnitOfWork:
             self._published.update(staged.digest for staged in new)
         self.phase = Phase.PUBLISHED
 
-    def commit(self, images: Sequence[PlannedImage]) -> CommitResult:
-        """Write all rows of *images* in one transaction.
+    def commit(
+        self, images: Sequence[PlannedImage], healing: frozenset[Digest] = frozenset()
+    ) -> CommitResult:
+        """Write all rows of *images* in one transaction, and give damaged blobs of *healing* new objects.
 
         Raises:
             LostReservation: ``reserve`` its digests again, then stage, publish and commit.
@@ -183,7 +185,7 @@ class UnitOfWork:
             Unavailable, Locked: the database did not take it, after all tries.
         """
         self._require(Phase.PUBLISHED)
-        needed = {digest for image in images for digest in image.blobs}
+        needed = {digest for image in images for digest in image.blobs} | healing
         plan = CommitPlan(
             self.id,
             self._writer.staging.owner,
@@ -192,6 +194,7 @@ class UnitOfWork:
             images,
             {digest: self._keys[digest] for digest in self._published & needed},
             self._writer.lifetimes,
+            healing=healing & self._published,
         )
         self._result = retried(lambda: self._commit_once(plan))
         self._images = images

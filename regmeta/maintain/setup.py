@@ -69,9 +69,9 @@ def make_identity(database: Database, store: BlobStore) -> Identity:
     Raises:
         IdentityMismatch: one of them belongs to another already.
     """
-    record = _read_record(store)
+    record = read_record(store)
     with database.transaction("identity") as connection:
-        identity = _read_row(connection)
+        identity = read_identity(connection)
         if identity is None:
             if record is not None:
                 raise IdentityMismatch(
@@ -87,11 +87,11 @@ def make_identity(database: Database, store: BlobStore) -> Identity:
             staging.write_record(RECORD, identity.to_record(), exclusive=True)
         except StoreUnavailable:
             # Another process does the same at the same time, or it really cannot be written.
-            if _read_record(store) is None:
+            if read_record(store) is None:
                 raise
         finally:
             staging.close()
-        record = _read_record(store)
+        record = read_record(store)
     if record is not None:
         _compare(identity, record, database, store)
     return identity
@@ -100,7 +100,7 @@ def make_identity(database: Database, store: BlobStore) -> Identity:
 def is_tied(database: Database) -> bool:
     """Tell whether a database has a schema and belongs to a store."""
     with database.read() as connection:
-        return database.schema_revision(connection) is not None and _read_row(connection) is not None
+        return database.schema_revision(connection) is not None and read_identity(connection) is not None
 
 
 def check_identity(database: Database, store: BlobStore) -> Identity:
@@ -110,10 +110,10 @@ def check_identity(database: Database, store: BlobStore) -> Identity:
         IdentityMismatch: they do not belong together, or were never tied.
     """
     with database.read() as connection:
-        identity = _read_row(connection)
+        identity = read_identity(connection)
     if identity is None:
         raise SchemaMismatch(f"{database.location} was never tied to a store: run 'regmeta init'")
-    record = _read_record(store)
+    record = read_record(store)
     if record is None:
         raise IdentityMismatch(
             f"{store.location} holds no {RECORD}: it is not the store of {database.location},"
@@ -131,12 +131,18 @@ def _compare(identity: Identity, record: Identity, database: Database, store: Bl
         )
 
 
-def _read_record(store: BlobStore) -> Identity | None:
+def read_record(store: BlobStore) -> Identity | None:
+    """Return what the store says of itself, None if it says nothing.
+
+    Raises:
+        IdentityMismatch: it is not understood.
+    """
     content = store.read_record(RECORD)
     return None if content is None else Identity.from_record(content, f"{store.location}/{RECORD}")
 
 
-def _read_row(connection: Connection) -> Identity | None:
+def read_identity(connection: Connection) -> Identity | None:
+    """Return which store a database says that it describes, None if it says nothing."""
     row = connection.execute(
         sa.select(StoreIdentity.store_id, StoreIdentity.database_id, StoreIdentity.epoch)
     ).first()

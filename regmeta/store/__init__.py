@@ -19,7 +19,7 @@ store said so; anything else raises :class:`~regmeta.errors.StoreUnavailable`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -118,12 +118,28 @@ class LayoutWriter(Protocol):
         repository: str,
         version: tuple[int, int],
         index: bytes,
-        objects: Iterable[tuple[Digest, str]],
+        objects: Collection[tuple[Digest, str]],
+        *,
+        whole: bool = False,
     ) -> list[str]:
         """Show *index* as the layout of *repository*; return what could not be done, in words.
 
+        *objects* are added; with *whole* they are all that there is, and others are taken away.
+
         Raises:
             Locked: another process works on it for too long.
+        """
+
+    def check(
+        self,
+        repository: str,
+        index: bytes,
+        objects: Collection[tuple[Digest, str]],
+        damaged: Collection[Digest],
+    ) -> Iterator[str]:
+        """Compare what is shown with what should be; give each difference, in words. Changes nothing.
+
+        Of what is *damaged* nothing is expected.
         """
 
 

@@ -12,7 +12,7 @@ underscore is not.)
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 
 from regmeta.errors import StoreUnavailable
@@ -21,7 +21,7 @@ from regmeta.oci import layout
 from regmeta.oci.digest import Digest
 from regmeta.store import durable
 from regmeta.store.locks import wait_for_lock
-from regmeta.store.paths import Root, checked_key, checked_name, write_all
+from regmeta.store.paths import Root, checked_key, checked_name, wrapped, write_all
 
 LOCK_TIMEOUT_S = 0.5  # [s] the next writer does it, if this one cannot
 
@@ -37,11 +37,14 @@ class RepositoryLayouts:
         repository: str,
         version: tuple[int, int],
         index: bytes,
-        objects: Iterable[tuple[Digest, str]],
+        objects: Collection[tuple[Digest, str]],
+        *,
+        whole: bool = False,
     ) -> list[str]:
         """Show *index* as a repository's layout, with links to *objects* (digest, key) added.
 
-        *version* is (epoch, revision). Returns what could not be done, in words.
+        With *whole* other links go, unless a newer version is shown already. *version* is (epoch,
+        revision). Returns what could not be done, in words.
 
         Raises:
             Locked: another process works on this layout for longer than half a second.
@@ -65,6 +68,8 @@ class RepositoryLayouts:
                 self._write(f"{folder}/_layout/{layout.INDEX_FILE}", index)
                 os.pwrite(lock_fd, b"%020d %020d" % version, 0)
                 reach("layout.shown")
+            if whole and _shown(lock_fd) <= version:
+                self._remove_others(f"{folder}/_layout", objects)
         except OSError as error:
             return [f"{folder}/_layout: {error.strerror}"]
         except StoreUnavailable as error:
@@ -72,6 +77,53 @@ class RepositoryLayouts:
         finally:
             os.close(lock_fd)
         return findings
+
+    def check(
+        self,
+        repository: str,
+        index: bytes,
+        objects: Collection[tuple[Digest, str]],
+        damaged: Collection[Digest],
+    ) -> Iterator[str]:
+        """Compare a repository's layout with what it should show; give each difference, in words."""
+        folder = f"repositories/{checked_name(repository)}/_layout"
+        with wrapped(self._root.path, folder):
+            for name, content in ((layout.LAYOUT_FILE, layout.LAYOUT_CONTENT), (layout.INDEX_FILE, index)):
+                if self._content(f"{folder}/{name}") != content:
+                    yield f"{folder}/{name} is not as it should be"
+            expected = {layout.blob_path(digest): f"blobs/{checked_key(key)}" for digest, key in objects}
+            for path, key in expected.items():
+                shown, stored = self._inode(f"{folder}/{path}"), self._inode(key)
+                if shown != stored and stored is not None:
+                    yield f"{folder}/{path} is " + ("missing" if shown is None else "another file")
+            tolerated = {layout.blob_path(digest) for digest in damaged}
+            for path in self._shown_blobs(folder):
+                if path not in expected and path not in tolerated:
+                    yield f"{folder}/{path} is of a blob that the repository does not hold"
+
+    def _shown_blobs(self, folder: str) -> Iterator[str]:
+        try:
+            with self._root.opened_folder(f"{folder}/blobs") as fd:
+                algorithms = os.listdir(fd)
+        except FileNotFoundError:
+            return
+        for algorithm in algorithms:
+            with self._root.opened_folder(f"{folder}/blobs/{algorithm}") as fd:
+                yield from (f"blobs/{algorithm}/{name}" for name in os.listdir(fd))
+
+    def _content(self, name: str) -> bytes | None:
+        try:
+            fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._root.fd)
+        except FileNotFoundError:
+            return None
+        with os.fdopen(fd, "rb") as file:
+            return file.read()
+
+    def _inode(self, name: str) -> int | None:
+        try:
+            return os.stat(name, dir_fd=self._root.fd, follow_symlinks=False).st_ino
+        except FileNotFoundError:
+            return None
 
     def _link(self, folder: str, objects: Iterable[tuple[Digest, str]]) -> list[str]:
         links = [(f"blobs/{checked_key(key)}", f"{folder}/{layout.blob_path(d)}") for d, key in objects]
@@ -86,6 +138,13 @@ class RepositoryLayouts:
             except OSError as error:  # too many links, another file system, no room
                 findings.append(f"{target}: {error.strerror}")
         return findings
+
+    def _remove_others(self, folder: str, objects: Iterable[tuple[Digest, str]]) -> None:
+        """Take away links to what the repository does not hold any more: they keep the bytes on the disk."""
+        kept = {layout.blob_path(digest) for digest, _ in objects}
+        for path in list(self._shown_blobs(folder)):
+            if path not in kept:
+                durable.unlink(f"{folder}/{path}", self._root.fd, "layout.link_removed")
 
     def _link_one(self, source: str, target: str) -> None:
         root = self._root.fd

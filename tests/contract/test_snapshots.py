@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,11 @@ def test_each_change_leaves_one_snapshot_and_an_empty_outbox(
     set_tag(writing.writer, "app", "v1", digest_of(images[1]))
     assert snapshots_of(writing.settings) == [(1, 3)]
     found = content_of(writing.settings)
+    created, updated = (
+        found["annotations"].pop(name)
+        for name in (snapshots.CREATED_ANNOTATION, snapshots.UPDATED_ANNOTATION)
+    )
+    assert created < updated < datetime.now(UTC).isoformat()
     assert found["annotations"] == {
         snapshots.REPOSITORY_ANNOTATION: "app",
         snapshots.REVISION_ANNOTATION: "1-3",

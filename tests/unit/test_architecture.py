@@ -29,6 +29,7 @@ OPENERS: Final = ("store/", "sources/", "app/", "settings.py", "cli/")
 COMMITTERS: Final = {
     ("db.py", "connection"): "Database.transaction(), the one place that commits and rolls back",
     ("ingest/batch.py", "self._unit"): "UnitOfWork.commit(): it calls Database.transaction()",
+    ("ingest/heal.py", "unit"): "the same",
 }
 """Each (module, receiver) that has commit(), rollback() or begin() called on it, and why that is right."""
 

@@ -35,7 +35,8 @@ class Finding:
 
     *subject* is the digest, the key or the reference that it is about, and *detail* says what is wrong in
     words. *row_id* is the id of the row in the table that the kind is about (blobs, manifests, tags,
-    intents, tombstones, repositories), where there is one. *used_by* are references of images that need it.
+    intents, tombstones, repositories), where there is one, and *key* the object that was looked at. *used_by*
+    are references of images that need it.
     """
 
     kind: Kind
@@ -43,3 +44,4 @@ class Finding:
     detail: str
     row_id: int | None = None
     used_by: tuple[str, ...] = ()
+    key: str | None = None

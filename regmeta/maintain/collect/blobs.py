@@ -1,0 +1,123 @@
+"""Blobs that no manifest names: their rows become tombstones."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from datetime import datetime, timedelta
+from typing import Any, Final
+from uuid import uuid4
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from regmeta import db
+from regmeta.ingest.plan import Lifetimes
+from regmeta.ingest.reserve import bury_sized, chunks
+from regmeta.ingest.statements import Change, queue_blobs
+from regmeta.maintain.collect import tasks
+from regmeta.models import Blob, IndexMember, Manifest, ManifestBlob, Repository, RepositoryBlob
+
+SOON: Final = timedelta(minutes=1)  # when another transaction was at it
+TICK: Final = timedelta(milliseconds=2)  # later than now by either database's clock
+
+_ids: Final[Any] = sa.bindparam("ids", expanding=True)
+_repositories: Final[Any] = sa.bindparam("repositories", expanding=True)
+_UNLINK: Final = sa.delete(RepositoryBlob).where(
+    RepositoryBlob.repository_id.in_(_repositories),
+    RepositoryBlob.blob_id.in_(_ids),
+    # A mount is one row, and lives for as long as a lease without a manifest that names the blob.
+    RepositoryBlob.linked_at <= sa.bindparam("before"),
+    ~sa.exists().where(
+        Manifest.repository_id == RepositoryBlob.repository_id, Manifest.blob_id == RepositoryBlob.blob_id
+    ),
+    ~sa.exists().where(
+        ManifestBlob.blob_id == RepositoryBlob.blob_id,
+        ManifestBlob.manifest_id == Manifest.id,
+        Manifest.repository_id == RepositoryBlob.repository_id,
+    ),
+    ~sa.exists().where(
+        IndexMember.blob_id == RepositoryBlob.blob_id,
+        IndexMember.index_id == Manifest.id,
+        Manifest.repository_id == RepositoryBlob.repository_id,
+    ),
+)
+_UNNAMED: Final = (
+    ~sa.exists().where(ManifestBlob.blob_id == Blob.id),
+    ~sa.exists().where(IndexMember.blob_id == Blob.id),
+    ~sa.exists().where(Manifest.blob_id == Blob.id),
+)
+_LOCK_BLOBS: Final = (
+    sa.select(Blob.id).where(Blob.id.in_(_ids), *_UNNAMED).order_by(Blob.id).with_for_update(skip_locked=True)
+)
+_DELETE: Final = (
+    sa.delete(Blob)
+    .where(
+        Blob.id.in_(_ids),
+        Blob.lease_until <= sa.bindparam("now"),
+        *_UNNAMED,
+        ~sa.exists().where(RepositoryBlob.blob_id == Blob.id),
+    )
+    .returning(Blob.id, Blob.key, Blob.size_bytes)
+)
+_LEFT: Final = sa.select(Blob.id, Blob.lease_until).where(Blob.id.in_(_ids), *_UNNAMED)
+_LINKED: Final = sa.select(RepositoryBlob.repository_id).where(RepositoryBlob.blob_id.in_(_ids)).distinct()
+_LOCK_REPOSITORIES: Final = (
+    sa.select(Repository.id)
+    .where(Repository.id.in_(_repositories))
+    .order_by(Repository.id)
+    .with_for_update(skip_locked=True)
+)
+
+
+def unlink_blobs(
+    connection: Connection, repository_ids: Sequence[int], blob_ids: Sequence[int], before: datetime
+) -> None:
+    """Take access to blobs from repositories, whose locks are held, that have no manifest naming them."""
+    for some in chunks(blob_ids):
+        connection.execute(_UNLINK, {"repositories": repository_ids, "ids": some, "before": before})
+
+
+def delete_blobs(
+    connection: Connection, change: Change, blob_ids: Collection[int], lifetimes: Lifetimes
+) -> int:
+    """Turn blobs that no manifest and no repository names into tombstones; returns how many.
+
+    Those that only a lease or a mount keeps, or that another transaction is at, get a task for later. A
+    commit that relies on a blob has its row locked, and one that comes later finds it gone and goes back to
+    ``reserve``; the foreign keys refuse whatever this overlooks.
+    """
+    now, count = change.stamp.now, 0
+    for some in chunks(sorted(blob_ids)):
+        locked = connection.execute(_LOCK_BLOBS, {"ids": some}).scalars().all()
+        # A new statement, so that it sees what was committed until the rows were locked.
+        gone: Any = connection.execute(_DELETE, {"ids": locked, "now": now}).all()
+        bury_sized(connection, {key: size for _, key, size in gone}, "collected", now, lifetimes.tombstone)
+        count += len(gone)
+        left: Any = connection.execute(_LEFT, {"ids": some}).all()
+        queue_blobs(
+            connection,
+            change,
+            {blob: max(until, now + max(min(SOON, lifetimes.lease), TICK)) for blob, until in left},
+            "leased",
+        )
+    return count
+
+
+def collect_blobs(
+    connection: Connection, due_at: datetime, actor: str, lifetimes: Lifetimes
+) -> tuple[int, int] | None:
+    """Work off tasks for blobs that were due at *due_at*; returns how many tasks and how many blobs."""
+    change = Change(db.stamp(connection), actor, uuid4())
+    now = change.stamp.now
+    claimed = tasks.claim_blobs(connection, due_at)
+    if not claimed:
+        return None
+    blob_ids = sorted(claimed)
+    # Before new tasks for the same blobs are written.
+    tasks.settle(connection, list(claimed.values()), {})
+    for some in chunks(blob_ids):
+        linked = sorted(connection.execute(_LINKED, {"ids": some}).scalars())
+        for of in chunks(linked):
+            locked = connection.execute(_LOCK_REPOSITORIES, {"repositories": of}).scalars().all()
+            unlink_blobs(connection, locked, some, now - lifetimes.lease)
+    return len(claimed), delete_blobs(connection, change, blob_ids, lifetimes)

@@ -1,0 +1,120 @@
+"""The objects of tombstones: deleted when they are due, and once more before they are forgotten.
+
+A process that was frozen may still write a key whose object has been deleted already. So a tombstone stands
+until no upload can be that old, and its key is deleted once more then; what appears later still is found by
+the sweep.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final
+
+import sqlalchemy as sa
+
+from regmeta import db
+from regmeta.db import Database
+from regmeta.errors import StoreUnavailable
+from regmeta.ingest.plan import Lifetimes
+from regmeta.ingest.retry import retried
+from regmeta.maintain.collect.hold import check_may_delete
+from regmeta.models import Tombstone
+from regmeta.store import BlobStore
+
+CHUNK_OBJECTS: Final = 500
+
+_DUE: Final = (
+    sa.select(Tombstone.id, Tombstone.key, Tombstone.size_bytes)
+    .where(Tombstone.deleted_at.is_(None), Tombstone.not_before <= sa.bindparam("now"))
+    .where(Tombstone.id > sa.bindparam("after"))
+    .order_by(Tombstone.id)
+    .limit(CHUNK_OBJECTS)
+)
+_OVER: Final = (
+    sa.select(Tombstone.id, Tombstone.key, Tombstone.size_bytes)
+    .where(Tombstone.deleted_at.is_not(None), Tombstone.drop_after <= sa.bindparam("now"))
+    .where(Tombstone.id > sa.bindparam("after"))
+    .order_by(Tombstone.id)
+    .limit(CHUNK_OBJECTS)
+)
+_ids: Final[Any] = sa.bindparam("ids", expanding=True)
+_DELETED: Final = (
+    sa.update(Tombstone)
+    .where(Tombstone.id.in_(_ids), Tombstone.deleted_at.is_(None))
+    .values(deleted_at=sa.bindparam("now"), drop_after=sa.bindparam("until"), last_error=None)
+)
+_FAILED: Final = (
+    sa.update(Tombstone)
+    .where(Tombstone.id.in_(_ids))
+    .values(attempts=Tombstone.attempts + 1, last_error=sa.bindparam("error"))
+)
+_DROP: Final = sa.delete(Tombstone).where(Tombstone.id.in_(_ids))
+
+
+@dataclass(slots=True)
+class DeadObjects:
+    """What became of dead objects."""
+
+    deleted: int = 0
+    size_bytes: int = 0  # of those whose size is known
+    forgotten: int = 0
+
+
+def delete_dead_objects(database: Database, store: BlobStore, lifetimes: Lifetimes) -> DeadObjects:
+    """Delete the objects of tombstones that are due, and drop tombstones that are over.
+
+    Safe beside anything: a key with a tombstone is named by no row and never will be (I5).
+
+    Raises:
+        IdentityMismatch, CollectionHeld: nothing may be deleted now.
+        StoreUnavailable: the store did not delete; noted in the rows, and tried again by the next run.
+    """
+    report = DeadObjects()
+    after = 0
+    while rows := _some(database, _DUE, after):
+        after = rows[-1].id
+        _delete(database, store, rows)
+        retried(partial(_note_deleted, database, rows, lifetimes))
+        report.deleted += len(rows)
+        report.size_bytes += sum(row.size_bytes or 0 for row in rows)
+    after = 0
+    while rows := _some(database, _OVER, after):
+        after = rows[-1].id
+        _delete(database, store, rows)
+        retried(partial(_drop, database, rows))
+        report.forgotten += len(rows)
+    return report
+
+
+def _some(database: Database, statement: Any, after: int) -> Sequence[Any]:
+    with database.read() as connection:
+        return connection.execute(statement, {"now": db.clock(connection), "after": after}).all()
+
+
+def _delete(database: Database, store: BlobStore, rows: Sequence[Any]) -> None:
+    check_may_delete(database, store)
+    try:
+        store.delete([row.key for row in rows])
+    except StoreUnavailable as error:
+        text = str(error)
+        retried(lambda: _note_failed(database, rows, text))
+        raise
+
+
+def _note_deleted(database: Database, rows: Sequence[Any], lifetimes: Lifetimes) -> None:
+    with database.transaction("objects_deleted") as connection:
+        now = db.clock(connection)
+        parameters = {"ids": [row.id for row in rows], "now": now, "until": now + lifetimes.max_upload}
+        connection.execute(_DELETED, parameters)
+
+
+def _note_failed(database: Database, rows: Sequence[Any], error: str) -> None:
+    with database.transaction("objects_not_deleted") as connection:
+        connection.execute(_FAILED, {"ids": [row.id for row in rows], "error": error})
+
+
+def _drop(database: Database, rows: Sequence[Any]) -> None:
+    with database.transaction("tombstones_dropped") as connection:
+        connection.execute(_DROP, {"ids": [row.id for row in rows]})

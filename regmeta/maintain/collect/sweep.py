@@ -1,0 +1,87 @@
+"""The backstop: objects that no row knows get a tombstone.
+
+Every object has an intent before it exists, so one that is in a listing and, afterwards, in no table belongs
+to nobody (I2). The listing comes first, the rows are read after it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from typing import Final
+
+from regmeta import db
+from regmeta.db import Database
+from regmeta.errors import Refused
+from regmeta.ingest.adopt import lock_adoption, named_keys
+from regmeta.ingest.plan import Lifetimes
+from regmeta.ingest.reserve import bury_sized
+from regmeta.ingest.retry import retried
+from regmeta.maintain.collect.hold import check_may_delete
+from regmeta.store import BlobStore, ObjectInfo
+
+CHUNK_OBJECTS: Final = 500
+FEW_OBJECTS: Final = 1000  # up to here any share is plausible
+PLAUSIBLE_SHARE: Final = 0.2
+
+
+class ImplausibleShare(Refused):
+    """Too many objects would be given up at once: the database is rather the wrong one, or old."""
+
+
+@dataclass(frozen=True, slots=True)
+class SweepReport:
+    """What was found."""
+
+    objects: int  # in the listing
+    unknown: int  # in no table
+    too_young: int  # of these, left alone for now
+    buried: int
+
+
+def sweep(database: Database, store: BlobStore, lifetimes: Lifetimes, *, force: bool = False) -> SweepReport:
+    """Give a tombstone to each object that no row knows and that is older than any upload.
+
+    The store's clock decides only when. Safe beside writers, collectors and a rebuild.
+
+    Raises:
+        ImplausibleShare: more than a fifth of more than 1,000 objects are unknown, and not *force*;
+            nothing has happened.
+        IdentityMismatch, CollectionHeld: nothing may be deleted now.
+        StoreUnavailable: the listing failed; nothing has happened.
+    """
+    check_may_delete(database, store)
+    before_s = time.time() - lifetimes.max_upload.total_seconds()
+    objects, unknown = 0, []
+    for some in _chunks(store.walk()):
+        objects += len(some)
+        with database.read() as connection:
+            named = named_keys(connection, [info.key for info in some])
+        unknown += [info for info in some if info.key not in named]
+    old = [info for info in unknown if info.modified_s <= before_s]
+    if not force and objects > FEW_OBJECTS and len(old) > PLAUSIBLE_SHARE * objects:
+        raise ImplausibleShare(
+            f"{store.location}: {len(old)} of {objects} objects are in no table of {database.location};"
+            " is it the right one?"
+        )
+    buried = 0
+    for some in _chunks(iter(old)):
+        buried += retried(partial(_bury, database, some, lifetimes))
+    return SweepReport(objects, len(unknown), len(unknown) - len(old), buried)
+
+
+def _bury(database: Database, some: Sequence[ObjectInfo], lifetimes: Lifetimes) -> int:
+    with database.transaction("sweep") as connection:
+        lock_adoption(connection)
+        named = named_keys(connection, [info.key for info in some])
+        sizes = {info.key: info.size_bytes for info in some if info.key not in named}
+        bury_sized(connection, sizes, "unknown", db.clock(connection), lifetimes.tombstone)
+        return len(sizes)
+
+
+def _chunks(found: Iterator[ObjectInfo]) -> Iterator[list[ObjectInfo]]:
+    while some := list(islice(found, CHUNK_OBJECTS)):
+        yield some

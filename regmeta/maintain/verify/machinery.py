@@ -1,0 +1,116 @@
+"""The machinery: intents of ended processes, objects that are not deleted, garbage without a task."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy.orm import aliased
+
+from regmeta import db
+from regmeta.db import Database
+from regmeta.maintain.verify.findings import Finding, Kind
+from regmeta.maintain.verify.pages import raw, reading, shown
+from regmeta.models import (
+    Blob,
+    GcTask,
+    IndexMember,
+    Intent,
+    Manifest,
+    ManifestBlob,
+    Repository,
+    Tag,
+    Tombstone,
+)
+from regmeta.store import BlobStore
+
+OVERDUE: Final = timedelta(hours=24)  # a collector should have run by then
+AT_MOST: Final = 1000  # of each kind; the first ones tell what is wrong
+
+_INTENTS: Final = (
+    sa.select(Intent.id, Intent.key, Intent.owner, Intent.host, Intent.expires_at)
+    .order_by(Intent.id)
+    .limit(AT_MOST)
+)
+_STUCK: Final = (
+    sa.select(Tombstone.id, Tombstone.key, Tombstone.attempts, Tombstone.last_error, Tombstone.not_before)
+    .where(
+        Tombstone.deleted_at.is_(None),
+        sa.or_(
+            sa.and_(Tombstone.attempts > 0, Tombstone.last_error.is_not(None)),
+            Tombstone.not_before < sa.bindparam("overdue"),
+        ),
+    )
+    .order_by(Tombstone.id)
+    .limit(AT_MOST)
+)
+_subject = aliased(Manifest)
+_NO_MANIFEST_TASK: Final = (
+    sa.select(Manifest.id, Repository.name.label("repository"), raw(Manifest.digest))
+    .join(Repository, Repository.id == Manifest.repository_id)
+    .where(
+        Manifest.lease_until < sa.bindparam("now"),
+        ~sa.exists().where(Tag.manifest_id == Manifest.id, Tag.ended_at.is_(None)),
+        ~sa.exists().where(IndexMember.child_id == Manifest.id),
+        ~sa.exists().where(
+            _subject.repository_id == Manifest.repository_id, _subject.digest == Manifest.subject_digest
+        ),
+        ~sa.exists().where(GcTask.kind == "manifest", GcTask.target_id == Manifest.id),
+    )
+    .order_by(Manifest.id)
+    .limit(AT_MOST)
+)
+_NO_BLOB_TASK: Final = (
+    sa.select(Blob.id, raw(Blob.digest))
+    .where(
+        Blob.lease_until < sa.bindparam("now"),
+        ~sa.exists().where(Manifest.blob_id == Blob.id),
+        ~sa.exists().where(ManifestBlob.blob_id == Blob.id),
+        ~sa.exists().where(IndexMember.blob_id == Blob.id),
+        ~sa.exists().where(GcTask.kind == "blob", GcTask.target_id == Blob.id),
+    )
+    .order_by(Blob.id)
+    .limit(AT_MOST)
+)
+
+
+def check_machinery(database: Database, store: BlobStore, host: str) -> Iterator[Finding]:
+    """Look for what ended processes left, for deletions that do not happen, and for forgotten garbage."""
+    with reading(database) as connection:
+        now = db.clock(connection)
+        intents = connection.execute(_INTENTS).all()
+        stuck = connection.execute(_STUCK, {"overdue": now - OVERDUE}).all()
+        manifests: Any = connection.execute(_NO_MANIFEST_TASK, {"now": now}).all()
+        blobs: Any = connection.execute(_NO_BLOB_TASK, {"now": now}).all()
+    for intent in intents:
+        if intent.expires_at < now:
+            why = "its time is over"
+        elif intent.host == host and not store.staging_exists(intent.owner):
+            why = "its process has ended"
+        else:
+            continue
+        # Owned until a moment ago: its process may have just finished.
+        if _stands(database, intent.id):
+            detail = f"{why}; any command that writes clears it up, or 'regmeta recover'"
+            yield Finding(Kind.INTENT_STALE, intent.key, detail, intent.id)
+    for row in stuck:
+        why = f"could not be deleted: {row.last_error}" if row.last_error else "overdue: run 'regmeta gc run'"
+        yield Finding(Kind.TOMBSTONE_STUCK, row.key, why, row.id)
+    for row in manifests:
+        yield Finding(
+            Kind.TASK_MISSING,
+            f"{row.repository}@{shown(row.digest)}",
+            "nothing keeps this manifest, and no task will collect it",
+            row.id,
+        )
+    for row in blobs:
+        detail = "nothing names this blob, and no task will collect it"
+        yield Finding(Kind.TASK_MISSING, shown(row.digest), detail, row.id)
+
+
+def _stands(database: Database, intent_id: int) -> bool:
+    with reading(database) as connection:
+        found = connection.execute(sa.select(Intent.id).where(Intent.id == intent_id))
+        return found.first() is not None
