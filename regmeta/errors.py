@@ -31,6 +31,15 @@ class Error(Exception):
     exit_code: ClassVar[int] = 5
 
 
+def without_frames(error: Error) -> Error:
+    """Return an error that is kept as an answer, without the frames that it was raised through.
+
+    They hold what those worked on: a list of failed images would keep every one of them in memory.
+    """
+    error.__cause__ = error.__context__ = None
+    return error.with_traceback(None)
+
+
 # --- 2: usage ---------------------------------------------------------------------------------
 
 

@@ -14,7 +14,7 @@ from regmeta.errors import Error
 from regmeta.maintain.doctor import engine, files, rows, software
 from regmeta.maintain.doctor.check import Check, guarded, problem, warning
 from regmeta.settings import Settings
-from regmeta.store import BlobStore
+from regmeta.store import BlobStore, database_files
 from regmeta.store.filesystem import FilesystemStore
 from regmeta.store.health import look_at, user_id
 from regmeta.store.locks import FileLock
@@ -74,6 +74,10 @@ def _database_files(path: str) -> Iterator[Check]:
         yield problem("database file", f"{path}: not a file", "correct 'database' in the settings")
     else:
         yield from files.check_permissions("database", facts, user_id(), private=True)
+    prepared = f"{path}{database_files.RESTORING}"
+    if look_at(prepared) is not None:
+        advice = "run 'regmeta restore' again, or remove it"
+        yield warning("restore", f"{prepared} is left of a restore that was interrupted", advice)
     if around is None:
         return
     yield from files.check_permissions("database folder", around, user_id())

@@ -19,6 +19,7 @@ from regmeta.cli import (
     manifests,
     rebuilding,
     registry,
+    repairing,
     repositories,
     tags,
     verification,
@@ -85,6 +86,7 @@ app.command("status")(registry.status)
 app.command("doctor")(health.doctor)
 app.command("recover")(health.recover)
 app.command("verify", cls=verification.VerifyCommand)(verification.verify)
+app.command("repair", cls=verification.VerifyCommand)(repairing.repair)
 app.command("backup")(backups.backup)
 app.command("restore")(backups.restore)
 app.command("rebuild")(rebuilding.rebuild)

@@ -11,7 +11,14 @@ from typing import Final
 import sqlalchemy as sa
 
 from regmeta.db import Database
-from regmeta.errors import DamagedBlob, Error, InvalidDigest, InvalidSource, SizeMismatch
+from regmeta.errors import (
+    DamagedBlob,
+    Error,
+    InvalidDigest,
+    InvalidSource,
+    SizeMismatch,
+    without_frames,
+)
 from regmeta.ingest.batch import BAD_IMAGE, Batch, BatchResult
 from regmeta.ingest.lint import check_annotations
 from regmeta.ingest.plan import (
@@ -287,7 +294,8 @@ def _outcome(
     error: Error | None = None,
     copied_bytes: int = 0,
 ) -> ImageOutcome:
-    return ImageOutcome(str(request), status, request.descriptor.digest, error, copied_bytes)
+    kept = None if error is None else without_frames(error)
+    return ImageOutcome(str(request), status, request.descriptor.digest, kept, copied_bytes)
 
 
 def _tag_of(reference: str, digest: Digest) -> str | None:

@@ -21,7 +21,7 @@ from regmeta.oci.manifest import Index, Manifest
 _log = logging.getLogger(__name__)
 
 MAX_INDEX_DEPTH: Final = 16
-MAX_TREE_BYTES: Final = 64 * 1024 * 1024  # [bytes] of what is read of one image: manifests, configurations
+MAX_TREE_BYTES: Final = 16 * 1024 * 1024  # [bytes] of what is read of one image: manifests, configurations
 
 FindConfig = Callable[[Descriptor], bytes | None]
 FindManifest = Callable[[str, Digest], bool]

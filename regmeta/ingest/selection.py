@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from regmeta.errors import Error, InvalidDigest, InvalidName, UsageError
+from regmeta.errors import Error, InvalidDigest, InvalidName, UsageError, without_frames
 from regmeta.ingest.plan import ImageOutcome, ImageRequest
 from regmeta.oci import names
 from regmeta.oci.digest import Digest
@@ -57,7 +57,7 @@ def select_images(
             requests.append(_request(source, entry, destination))
         except Error as error:
             name = f"{destination.repository}:{(entry.ref_name or f'entry {entry.position}')[:200]}"
-            rejected.append(ImageOutcome(name, "failed", error=error))
+            rejected.append(ImageOutcome(name, "failed", error=without_frames(error)))
     return Selection(tuple(requests), tuple(rejected))
 
 

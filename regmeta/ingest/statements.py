@@ -100,7 +100,7 @@ def lock_repositories(connection: Connection, names: Collection[str], *, create:
     Raises:
         RepositoryNotActive: names the repository.
     """
-    if create:
+    if create and names:
         insert = insert_ignoring(connection, Repository, "name").values(created_at=_NOW, updated_at=_NOW)
         connection.execute(insert, [{"name": name} for name in sorted(names)])
     ids: dict[str, int] = {}

@@ -44,14 +44,21 @@ def copy_sqlite(database: Database, path: str) -> None:
     The file is not flushed.
 
     Raises:
-        DatabaseUnavailable: the database could not be read, or the copy not be written.
+        DatabaseUnavailable: the database could not be read.
+        IntegrityError: it is damaged.
+        StoreUnavailable: the copy could not be written.
     """
     with database.read() as connection:
         source: Any = connection.connection.dbapi_connection
-        # The target is thrown away if anything fails, so it needs no journal; it is flushed by the caller.
-        with closing(sqlite3.connect(path, isolation_level=None)) as target:
-            target.execute("PRAGMA synchronous=OFF").close()
-            source.backup(target, pages=-1)
+        try:
+            # The target is thrown away if anything fails, and flushed by the caller if not.
+            with closing(sqlite3.connect(path, isolation_level=None)) as target:
+                target.execute("PRAGMA synchronous=OFF").close()
+                source.backup(target, pages=-1)
+        except sqlite3.Error as error:
+            if (getattr(error, "sqlite_errorname", "") or "").startswith(_DAMAGED):
+                raise IntegrityError(f"{database.location}: damaged: {error}") from error
+            raise StoreUnavailable(f"{path}: {error}") from error
 
 
 def own_copy(database: Database) -> Copy:

@@ -55,7 +55,8 @@ _UNFINISHED_RE: Final = re.compile(re.escape(_UNFINISHED).replace(r"\{\}", "([0-
 _SESSIONS: Final = sa.text(
     "SELECT pid, coalesce(application_name, ''), coalesce(host(client_addr), 'this host')"
     " FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
-    " AND backend_type = 'client backend' ORDER BY pid"
+    # Of other users' sessions the type is not shown; those of the server itself have no user.
+    " AND usesysid IS NOT NULL AND coalesce(backend_type, 'client backend') = 'client backend' ORDER BY pid"
 )
 _NOT_BEHIND: Final = sa.select(sa.func.count()).where(
     Repository.id.not_in(sa.select(LayoutOutbox.repository_id)), Repository.revision > 0

@@ -21,6 +21,7 @@ from regmeta.errors import (
     InvalidSource,
     MissingContent,
     SizeMismatch,
+    without_frames,
 )
 from regmeta.oci import layout
 from regmeta.oci.descriptor import REF_NAME, Descriptor
@@ -180,8 +181,7 @@ def listed(content: bytes, where: str) -> Iterator[SourceEntry]:
     Raises:
         InvalidSource: it is not an index.
     """
-    found = layout.parse_index_file(content, where)
-    return (_entry(position, value, where) for position, value in enumerate(found))
+    return _entries(layout.parse_index_file(content, where), where)
 
 
 def check_limit(descriptor: Descriptor, limit_bytes: int, where: str) -> None:
@@ -226,6 +226,12 @@ def unusable(where: str, error: OSError | ValueError) -> InvalidSource:
     return InvalidSource(f"{where}: {error.strerror}")
 
 
+def _entries(found: list[object], where: str) -> Iterator[SourceEntry]:
+    for position, value in enumerate(found):
+        found[position] = None  # a list of 100,000 is not held twice
+        yield _entry(position, value, where)
+
+
 def _entry(position: int, value: object, where: str) -> SourceEntry:
     # The name is worth having for an entry that is otherwise bad: it says which image is meant.
     notes = value.get("annotations") if isinstance(value, dict) else None
@@ -234,7 +240,7 @@ def _entry(position: int, value: object, where: str) -> SourceEntry:
     try:
         descriptor = Descriptor.parse(value, f"{where}: manifests[{position}]")
     except InputError as error:
-        return SourceEntry(position, ref_name, None, error)
+        return SourceEntry(position, ref_name, None, without_frames(error))
     return SourceEntry(position, ref_name, descriptor)
 
 

@@ -155,7 +155,9 @@ class DataCheck:
         for rows in pages(self._database, _BLOBS.where(Blob.key > after, Blob.state == "live"), Blob.key):
             for row in rows:
                 digest = digest_of(row.digest)
-                if digest is None or not is_key(row.key) or not subset.has(digest, seed):
+                if digest is None or not is_key(str(row.key)) or not isinstance(row.size_bytes, int):
+                    continue  # found when the rows were looked at
+                if not subset.has(digest, seed):
                     continue
                 if group and (size_bytes + row.size_bytes > GROUP_BYTES or len(group) >= GROUP_OBJECTS):
                     yield group

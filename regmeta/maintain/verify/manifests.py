@@ -20,6 +20,7 @@ from regmeta.oci import image_config, manifest, media_types
 from regmeta.oci.digest import Digest
 from regmeta.oci.manifest import Index, may_be_manifest
 from regmeta.store import BlobStore, ObjectMissing
+from regmeta.store.paths import is_key
 
 CHUNK_MANIFESTS: Final = 200
 CHUNK_BYTES: Final = 16 * 1024 * 1024  # [bytes] of manifests that are held at once
@@ -109,7 +110,10 @@ def _check(
     row: Any, planned: PlannedManifest, actual: Actual, around: Surroundings, store: BlobStore
 ) -> Iterator[Finding]:
     subject = f"{row.repository}@{planned.document.digest}"
-    planned, config_known = _with_config(planned, around, store)
+    config = None
+    if not isinstance(planned.document, Index):
+        config = around.blobs.get(planned.document.config.digest)
+    planned, config_known = with_config(planned, config, store)
     for detail in expected.manifest_differences(row, planned, config_known=config_known):
         yield Finding(Kind.MANIFEST_DRIFT, subject, detail, row.id)
     if row.blob_digest is None or bytes(row.blob_digest) != bytes(row.digest):
@@ -139,10 +143,11 @@ def _absent(planned: PlannedManifest) -> set[Digest]:
     } - kept
 
 
-def _with_config(
-    planned: PlannedManifest, around: Surroundings, store: BlobStore
-) -> tuple[PlannedManifest, bool]:
-    """Read an image's configuration; what derives from one that is damaged is not compared."""
+def with_config(planned: PlannedManifest, blob: Any, store: BlobStore) -> tuple[PlannedManifest, bool]:
+    """Read an image's configuration from its blob (a row, or None); tell whether it could be, if it is one.
+
+    What derives from one that is damaged is not compared.
+    """
     document = planned.document
     if (
         isinstance(document, Index)
@@ -150,16 +155,18 @@ def _with_config(
         or document.config.size_bytes > image_config.MAX_CONFIG_BYTES
     ):
         return planned, True
-    blob = around.blobs.get(document.config.digest)
-    content = None if blob is None or blob.state != "live" else _content(store, blob)
+    size_bytes = document.config.size_bytes
+    content = None if blob is None or blob.state != "live" else _content(store, blob, size_bytes)
     if content is None:
         return planned, False
     return PlannedManifest(document, image_config.parse(content)), True
 
 
-def _content(store: BlobStore, blob: Any) -> bytes | None:
+def _content(store: BlobStore, blob: Any, size_bytes: int) -> bytes | None:
     """Return a small object's bytes, None if they are not the blob's: another pass reports that."""
-    buffer = bytearray(blob.size_bytes + 1)
+    if not is_key(str(blob.key)):
+        return None
+    buffer = bytearray(size_bytes + 1)
     view, total = memoryview(buffer), 0
     try:
         with store.open(blob.key) as stream:

@@ -24,7 +24,7 @@ _BLOBS: Final = sa.select(Blob.key, Blob.id, raw(Blob.digest), Blob.size_bytes, 
 _AGAIN: Final = sa.select(Blob.key, Blob.state).where(Blob.id == sa.bindparam("of"))
 
 
-def still_live(database: Database, blob_id: int, key: str) -> bool:
+def still_live(database: Database, blob_id: int | None, key: str | None) -> bool:
     """Tell whether a row still stands and still names this object: it was neither healed nor collected."""
     with reading(database) as connection:
         row = connection.execute(_AGAIN, {"of": blob_id}).first()
@@ -48,7 +48,7 @@ def check_blobs(database: Database, store: BlobStore, advanced: Any) -> Iterator
                     users_of(database, row.id),
                     row.key,
                 )
-            elif is_key(row.key):  # any other was found when the rows were looked at
+            elif is_key(str(row.key)):  # any other was found when the rows were looked at
                 yield from _check_blob(database, store, row)
         advanced(len(rows))
 

@@ -40,9 +40,10 @@ def pages(database: Database, statement: Any, key: Any, size: int = PAGE_ROWS) -
             rows = connection.execute(page).all()
         if rows:
             yield rows
-            last = rows[-1][0]
-        if len(rows) < size:
+        # The same again: text that is no text, which compares otherwise than it was read.
+        if len(rows) < size or rows[-1][0] == last:
             return
+        last = rows[-1][0]
 
 
 def raw(column: Any) -> Any:

@@ -12,11 +12,15 @@ from regmeta.errors import InvalidName
 from regmeta.maintain.verify.findings import Finding, Kind
 from regmeta.maintain.verify.pages import digest_of, pages, raw, reading, shown
 from regmeta.models import Base, Blob, Intent, Manifest, Repository, Tag, Tombstone
+from regmeta.models.base import UtcTime
 from regmeta.oci import names
 from regmeta.store.paths import is_key
 
 _NOT_VALID: Final = sa.text("SELECT conname FROM pg_constraint WHERE NOT convalidated ORDER BY conname")
 _TABLES: Final = Base.metadata.tables
+# [us] since 1970: the years 1 and 9999
+_FIRST_TIME: Final = -62_135_596_800_000_000
+_LAST_TIME: Final = 253_402_300_799_999_999
 
 
 def check_database(database: Database) -> Iterator[Finding]:
@@ -60,6 +64,9 @@ def check_foreign_keys(database: Database) -> Iterator[Finding]:
 
 def check_values(database: Database) -> Iterator[Finding]:
     """Look for values that regmeta never writes."""
+    if database.is_sqlite:
+        for table in _TABLES.values():
+            yield from _check_types(database, table)
     for statement, key, judge in (
         (sa.select(Repository.id, Repository.name, Repository.revision), Repository.id, _repository),
         (
@@ -75,6 +82,43 @@ def check_values(database: Database) -> Iterator[Finding]:
         yield from _check(database, statement, key, judge)
 
 
+def is_repository(name: object) -> bool:
+    """Tell whether a value of a row is a repository's name."""
+    try:
+        return isinstance(name, str) and bool(names.repository_name(name))
+    except InvalidName:
+        return False
+
+
+def _check_types(database: Database, table: sa.Table) -> Iterator[Finding]:
+    """Look for values of another type than their column's, which SQLite lets in, and impossible times."""
+    columns = list(table.c)
+    counts = [sa.func.coalesce(sa.func.sum(sa.case((_is_other(column), 1), else_=0)), 0) for column in columns]
+    with reading(database) as connection:
+        found: Any = connection.execute(sa.select(*counts)).one()
+    for column, count in zip(columns, found, strict=True):
+        if count:
+            yield Finding(
+                Kind.ROW_INVALID, f"{table.name}.{column.name}", f"{count} values are of no use in this column"
+            )
+
+
+def _is_other(column: sa.Column[Any]) -> sa.ColumnElement[bool]:
+    kind: Any = column.type
+    base = kind.impl_instance if isinstance(kind, sa.TypeDecorator) else kind
+    if isinstance(base, sa.Integer):
+        stored = "integer"
+    else:
+        stored = "blob" if isinstance(base, sa.LargeBinary) else "text"
+    other = sa.func.typeof(column).not_in([stored, "null"])
+    if isinstance(kind, UtcTime):
+        value = sa.type_coerce(column, sa.BigInteger)
+        other = sa.or_(other, value < _FIRST_TIME, value > _LAST_TIME)
+    if isinstance(kind, sa.Uuid):
+        other = sa.or_(other, sa.type_coerce(column, sa.Text).op("NOT GLOB")("[0-9a-f]" * 32))
+    return other
+
+
 def _check(
     database: Database, statement: Any, key: Any, judge: Callable[[Any], Iterator[tuple[str, str]]]
 ) -> Iterator[Finding]:
@@ -85,9 +129,7 @@ def _check(
 
 
 def _repository(row: Any) -> Iterator[tuple[str, str]]:
-    try:
-        names.repository_name(str(row.name))
-    except InvalidName:
+    if not is_repository(row.name):
         yield f"repository {row.id}", f"its name is none: {str(row.name)[:100]!r}"
     if not _is_count(row.revision):
         yield str(row.name), f"its revision is {row.revision!r}"

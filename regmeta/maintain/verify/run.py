@@ -13,13 +13,14 @@ import sqlalchemy as sa
 
 from regmeta import db
 from regmeta.db import Database
+from regmeta.errors import InputError
 from regmeta.ingest.damage import mark_damaged, release_hold
 from regmeta.maintain.setup import check_identity
 from regmeta.maintain.verify.data import DataCheck, Subset
 from regmeta.maintain.verify.findings import Finding, Kind
 from regmeta.maintain.verify.machinery import check_machinery
 from regmeta.maintain.verify.manifests import check_manifests
-from regmeta.maintain.verify.objects import check_blobs, check_objects
+from regmeta.maintain.verify.objects import check_blobs, check_objects, still_live
 from regmeta.maintain.verify.rows import check_database, check_foreign_keys, check_values
 from regmeta.maintain.verify.snapshots import check_snapshots
 from regmeta.maintain.verify.tags import check_tags
@@ -34,7 +35,7 @@ _COUNTS: Final = sa.select(
         sa.select(sa.func.count()).select_from(model).scalar_subquery()
         for model in (Blob, Manifest, Repository)
     ),
-    sa.select(sa.func.coalesce(sa.func.sum(Blob.size_bytes), 0))
+    sa.select(sa.func.coalesce(sa.func.sum(sa.cast(Blob.size_bytes, sa.Float)), 0))  # sizes may be nonsense
     .where(Blob.state == "live")
     .scalar_subquery(),
 )
@@ -113,7 +114,7 @@ def verify(
         report = VerifyReport(db.clock(connection), blobs, manifests, repositories)
     for what, total, run in _passes(database, store, options, blobs, manifests, repositories):
         progress.began(what, total)
-        report.findings += run(progress.advanced)
+        _collect(report.findings, what, run(progress.advanced))
     if options.read_data is not None:
         progress.began("bytes", int(size_bytes))
         key = f"{identity.store_id} {identity.database_id} {identity.epoch} {options.read_data.text}"
@@ -125,6 +126,17 @@ def verify(
             report.hold_released = release_hold(database)
     report.seconds = time.monotonic() - began_s
     return report
+
+
+def _collect(findings: list[Finding], what: str, found: Iterator[Finding]) -> None:
+    """Add what a pass finds. One that values which regmeta never writes have ended is a finding itself."""
+    try:
+        findings.extend(found)
+    except (TypeError, ValueError, OverflowError, InputError) as error:
+        if all(finding.kind is not Kind.ROW_INVALID for finding in findings):
+            raise
+        detail = f"given up at a row that cannot be read ({error}): mend what is row-invalid first"
+        findings.append(Finding(Kind.ROW_INVALID, f"check of {what}", detail))
 
 
 def _passes(
@@ -161,7 +173,8 @@ def _read_data(
     else:
         report.resumed_at = state["after"]
         progress.advanced(state["bytes"])
-    found = [_finding(item) for item in state["findings"]]
+    # What was healed or marked since the interruption is wrong no more, or known.
+    found = [f for f in map(_finding, state["findings"]) if still_live(database, f.row_id, f.key)]
     run = DataCheck(database, store, jobs=options.jobs, rate_bytes_per_s=options.rate_bytes_per_s)
     saved_s = time.monotonic()
     results = run.run(options.read_data, state["seed"], state["after"], progress.advanced)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -12,8 +13,14 @@ from regmeta.db import Database
 from regmeta.ingest.snapshots import Snapshot, objects_of, take_snapshot, version_of
 from regmeta.maintain.verify.findings import Finding, Kind
 from regmeta.maintain.verify.pages import pages, reading
+from regmeta.maintain.verify.rows import is_repository
 from regmeta.models import LayoutOutbox, Repository
+from regmeta.oci.digest import Digest
 from regmeta.store import BlobStore
+from regmeta.store.paths import is_key
+
+SETTLING_S: Final = 1.0  # [s] for each thousand repositories in which anything differs
+LOOKS: Final = 5
 
 # What a rebuild puts back from a snapshot; times are a convenience that older ones lack.
 _COMPARED: Final = ("manifests", "io.regmeta.repository", "io.regmeta.state")
@@ -21,6 +28,7 @@ _COMPARED: Final = ("manifests", "io.regmeta.repository", "io.regmeta.state")
 _REPOSITORIES: Final = sa.select(Repository.id, Repository.name).where(
     ~sa.exists().where(LayoutOutbox.repository_id == Repository.id)
 )
+_VERSION: Final = sa.select(Repository.revision).where(Repository.id == sa.bindparam("of"))
 _IS_BEHIND: Final = sa.select(LayoutOutbox.revision).where(LayoutOutbox.repository_id == sa.bindparam("of"))
 
 
@@ -29,23 +37,44 @@ def check_snapshots(
 ) -> Iterator[Finding]:
     """Compare each repository that is not queued with its newest snapshot, and with its layout.
 
-    Looked at twice before anything is said, since a writer may be between its commit and its snapshot.
+    What differs is looked at again a second later before anything is said: a writer whose revision was
+    overtaken may still be on its way to the layout.
     """
     for rows in pages(database, _REPOSITORIES, Repository.id):
-        for row in rows:
-            if any(True for _ in _differences(database, store, row, layouts)):
-                for kind, detail in _differences(database, store, row, layouts):
-                    yield Finding(kind, row.name, detail, row.id)
+        suspects = [row for row in rows if is_repository(row.name) and _look(database, store, row, layouts)]
+        if suspects:
+            time.sleep(SETTLING_S)
+        for row in suspects:
+            for kind, detail in _look(database, store, row, layouts):
+                yield Finding(kind, row.name, detail, row.id)
         advanced(len(rows))
 
 
-def _differences(database: Database, store: BlobStore, row: Any, layouts: bool) -> Iterator[tuple[Kind, str]]:
-    with reading(database) as connection:
-        if connection.execute(_IS_BEHIND, {"of": row.id}).first() is not None:
-            return
-        expected = take_snapshot(connection, row.id)
-        objects = objects_of(connection, row.id) if layouts else []
-        damaged = objects_of(connection, row.id, "damaged") if layouts else []
+def _look(database: Database, store: BlobStore, row: Any, layouts: bool) -> list[tuple[Kind, str]]:
+    """Return the differences of one repository; none if it changed while it was looked at, again and again."""
+    for _ in range(LOOKS):
+        with reading(database) as connection:
+            if connection.execute(_IS_BEHIND, {"of": row.id}).first() is not None:
+                return []
+            expected = take_snapshot(connection, row.id)
+            objects = objects_of(connection, row.id) if layouts else []
+            damaged = objects_of(connection, row.id, "damaged") if layouts else []
+        found = list(_differences(store, row, expected, objects, damaged, layouts))
+        with reading(database) as connection:
+            version = connection.execute(_VERSION, {"of": row.id}).scalar_one_or_none()
+        if not found or version == expected.version[1]:
+            return found
+    return []
+
+
+def _differences(
+    store: BlobStore,
+    row: Any,
+    expected: Snapshot,
+    objects: list[tuple[Digest, str]],
+    damaged: list[tuple[Digest, str]],
+    layouts: bool,
+) -> Iterator[tuple[Kind, str]]:
     if expected.version[1] == 0:
         return  # made a moment ago, by a transaction that has not counted it up
     newest = max(
@@ -67,8 +96,9 @@ def _differences(database: Database, store: BlobStore, row: Any, layouts: bool) 
     else:
         yield Kind.SNAPSHOT_DRIFT, f"{newest[1]} is newer than the rows, which are at {_text(expected)}"
     if layouts and store.layouts is not None:
+        sound = [(digest, key) for digest, key in objects if is_key(str(key))]
         for detail in store.layouts.check(
-            row.name, expected.content, objects, [digest for digest, _ in damaged]
+            row.name, expected.content, sound, [digest for digest, _ in damaged]
         ):
             yield Kind.LAYOUT_DRIFT, detail
 

@@ -1,0 +1,117 @@
+"""Putting a tag back that points at nothing, or at another manifest than it says.
+
+The digest that stands in the interval decides, since it was written with it. Where no manifest of that digest
+is left, the tag goes back to the last interval of its history whose manifest is.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from regmeta.ingest.statements import Change, record_events
+from regmeta.models import Manifest, Tag
+from regmeta.oci.digest import Digest
+
+_TICK: Final = timedelta(microseconds=1)
+_TAG: Final = sa.select(
+    Tag.id, Tag.repository_id, Tag.name, Tag.manifest_digest, Tag.manifest_id, Tag.started_at, Tag.ended_at
+).where(Tag.id == sa.bindparam("of"), Tag.repository_id == sa.bindparam("repository"))
+_MANIFEST: Final = sa.select(Manifest.id).where(
+    Manifest.repository_id == sa.bindparam("repository"), Manifest.digest == sa.bindparam("wanted")
+)
+_NEXT_START: Final = (
+    sa.select(Tag.started_at)
+    .where(
+        Tag.repository_id == sa.bindparam("repository"),
+        Tag.name == sa.bindparam("tag"),
+        sa.or_(
+            Tag.started_at > sa.bindparam("at"),
+            sa.and_(Tag.started_at == sa.bindparam("at"), Tag.id > sa.bindparam("of")),
+        ),
+    )
+    .order_by(Tag.started_at, Tag.id)
+    .limit(1)
+)
+_EARLIER: Final = (
+    sa.select(Tag.manifest_digest, Manifest.id)
+    .join(
+        Manifest,
+        sa.and_(Manifest.repository_id == Tag.repository_id, Manifest.digest == Tag.manifest_digest),
+    )
+    .where(
+        Tag.repository_id == sa.bindparam("repository"),
+        Tag.name == sa.bindparam("tag"),
+        Tag.ended_at.is_not(None),
+        Tag.id != sa.bindparam("of"),
+    )
+    .order_by(Tag.started_at.desc(), Tag.id.desc())
+    .limit(1)
+)
+
+
+def restore_tag(connection: Connection, change: Change, repository_id: int, tag_id: int) -> str | None:
+    """Put one interval right, under its repository's lock; say what was done, None if nothing could be.
+
+    The rows before and after it in the tag's history stay as they are.
+    """
+    of: dict[str, Any] = {"repository": repository_id, "of": tag_id}
+    tag: Any = connection.execute(_TAG, of).first()
+    if tag is None:
+        return None
+    done = _trim(connection, tag, {**of, "tag": tag.name, "at": tag.started_at})
+    found = connection.execute(_MANIFEST, {"repository": repository_id, "wanted": tag.manifest_digest})
+    manifest_id = found.scalar()
+    if manifest_id is not None:
+        if manifest_id != tag.manifest_id:
+            _set(connection, tag_id, manifest_id=manifest_id)
+            done = f"points at {tag.manifest_digest} again"
+    elif tag.ended_at is not None:
+        _set(connection, tag_id, manifest_id=None)
+        done = f"{tag.manifest_digest} is not here any more"
+    else:
+        done = _go_back(connection, change, tag, {**of, "tag": tag.name})
+    return done
+
+
+def _trim(connection: Connection, tag: Any, parameters: dict[str, Any]) -> str | None:
+    """End an interval where the next one starts."""
+    next_start = connection.execute(_NEXT_START, parameters).scalar()
+    if next_start is None or (tag.ended_at is not None and tag.ended_at <= next_start):
+        return None
+    if next_start <= tag.started_at:
+        return None
+    _set(connection, tag.id, ended_at=next_start)
+    return "ends where the next interval starts"
+
+
+def _go_back(connection: Connection, change: Change, tag: Any, parameters: dict[str, Any]) -> str | None:
+    earlier: Any = connection.execute(_EARLIER, parameters).first()
+    if earlier is None:
+        return None
+    digest: Digest = earlier.manifest_digest
+    at = max(change.stamp.now, tag.started_at + _TICK)
+    _set(connection, tag.id, ended_at=at, ended_by=change.actor, manifest_id=None)
+    connection.execute(
+        sa.insert(Tag),
+        {
+            "repository_id": tag.repository_id,
+            "name": tag.name,
+            "manifest_digest": digest,
+            "manifest_id": earlier.id,
+            "started_at": at,
+            "started_by": change.actor,
+        },
+    )
+    event = change.event(
+        "tag.moved", tag.repository_id, tag=tag.name, digest=digest, previous=tag.manifest_digest
+    )
+    record_events(connection, [event])
+    return f"went back to {digest}, the last of its history that is here"
+
+
+def _set(connection: Connection, tag_id: int, **values: Any) -> None:
+    connection.execute(sa.update(Tag).where(Tag.id == tag_id).values(**values))
