@@ -12,6 +12,7 @@ from sqlalchemy.orm import DeclarativeBase, mapped_column
 from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import TypeDecorator
 
+from regmeta.errors import IntegrityError
 from regmeta.oci.digest import Digest
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -53,7 +54,10 @@ class UtcTime(TypeDecorator[datetime]):
 
     def process_result_value(self, value: int | None, dialect: sa.Dialect) -> datetime | None:
         """Turn microseconds into an aware time."""
-        return None if value is None else _EPOCH + timedelta(microseconds=value)
+        try:
+            return None if value is None else _EPOCH + timedelta(microseconds=value)
+        except (TypeError, OverflowError):  # SQLite keeps whatever another program writes
+            raise IntegrityError(f"a row holds no time but {str(value)[:40]!r}") from None
 
 
 class DatabaseClock(FunctionElement[int]):

@@ -58,8 +58,14 @@ class Digest:
         return cls(algorithm, hashlib.new(algorithm, data).hexdigest())
 
     @classmethod
-    def from_bytes(cls, raw: bytes) -> Digest:
-        """Read the form that rows hold: one byte for the algorithm, then the hash."""
+    def from_bytes(cls, raw: object) -> Digest:
+        """Read the form that rows hold: one byte for the algorithm, then the hash.
+
+        Raises:
+            InvalidDigest: it is not of that form, or no bytes: SQLite keeps whatever is written to it.
+        """
+        if not isinstance(raw, bytes):
+            raise InvalidDigest(f"not a stored digest: {str(raw)[:100]!r}")
         algorithm = _ALGORITHMS.get(raw[0]) if raw else None
         if algorithm is None or len(raw) * 2 - 2 != _HEX_LENGTHS[algorithm]:
             raise InvalidDigest(f"not a stored digest: {raw.hex()}")

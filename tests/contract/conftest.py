@@ -15,7 +15,10 @@ from regmeta.ingest.tags import set_tag
 from regmeta.maintain.setup import make_identity
 from regmeta.settings import Settings
 from tests.builders import AMD64, ARM64, LayoutBuilder, digest_of
+from tests.support.bad_input import Twins
+from tests.support.consistency import assert_consistent
 from tests.support.damaged import Registry
+from tests.support.postgres import Postgres
 from tests.support.registry import commit_one, open_parts, settings_of
 
 
@@ -67,3 +70,28 @@ def empty(empty_database_url: str) -> Iterator[Database]:
     """A database without a schema."""
     with closing(Database(empty_database_url)) as database:
         yield database
+
+
+@pytest.fixture(scope="session")
+def twins(
+    tmp_path_factory: pytest.TempPathFactory, sqlite_template: Path, postgres: Postgres
+) -> Iterator[Twins]:
+    """A registry on each database, shared by all cases of bad input; at the end both must be sound."""
+    homes = {name: tmp_path_factory.mktemp(f"twin-{name}") for name in ("sqlite", "postgresql")}
+    shutil.copyfile(sqlite_template, homes["sqlite"] / "regmeta.db")
+    name = postgres.create()
+    found = Twins(
+        {
+            "sqlite": settings_of(homes["sqlite"], f"sqlite:///{homes['sqlite'] / 'regmeta.db'}"),
+            "postgresql": settings_of(homes["postgresql"], postgres.url(name)),
+        }
+    )
+    for settings in found.settings.values():
+        Path(settings.store).mkdir()
+        with closing(open_parts(settings)[0]) as database, closing(open_parts(settings)[1]) as store:
+            make_identity(database, store)
+    yield found
+    for settings in found.settings.values():
+        with closing(open_parts(settings)[0]) as database, closing(open_parts(settings)[1]) as store:
+            assert_consistent(database, store)
+    postgres.drop(name)

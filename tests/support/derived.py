@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -20,6 +21,9 @@ IMAGE_CONFIGS = (
     "application/vnd.docker.container.image.v1+json",
 )
 _NUMBERS = {"sha256": 1, "sha512": 2}
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128}")
+_MAX_CONFIG_BYTES = 4 * 1024 * 1024  # [bytes]
+_MAX_DEPTH = 32
 
 
 def raw(digest: str) -> bytes:
@@ -46,12 +50,29 @@ def is_image_config(media_type: str) -> bool:
 
 
 def config_of(content: bytes | None) -> Json:
-    """Return a configuration as far as it is an object."""
-    try:
-        found = json.loads(content or b"{}")
-    except ValueError:
+    """Return a configuration if it is an object and within the limits of what is read; else an empty one."""
+    if content and len(content) > _MAX_CONFIG_BYTES:
         return {}
-    return found if isinstance(found, dict) else {}
+    try:
+        found = json.loads((content or b"{}").decode(), object_pairs_hook=_once_each)
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) and _depth(found) <= _MAX_DEPTH else {}
+
+
+def _once_each(pairs: list[tuple[str, Any]]) -> Json:
+    if len(dict(pairs)) < len(pairs):
+        raise ValueError("a name twice")
+    return dict(pairs)
+
+
+def _depth(value: Any) -> int:
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
+    return 0 if parts is None else 1 + max(map(_depth, parts), default=0)
+
+
+def _said(value: Any) -> str | None:
+    return value if isinstance(value, str) and value and "\0" not in value else None
 
 
 def manifest_row(document: Json, config: Json, size: int) -> Json:
@@ -65,10 +86,10 @@ def manifest_row(document: Json, config: Json, size: int) -> Json:
         "artifact_type": document.get("artifactType") or inner.get("mediaType"),
         "config_media_type": inner.get("mediaType"),
         "subject_digest": document["subject"]["digest"] if document.get("subject") else None,
-        "os": config.get("os"),
-        "architecture": config.get("architecture"),
-        "variant": config.get("variant"),
-        "image_created_at": _microseconds(created) if created else None,
+        "os": _said(config.get("os")),
+        "architecture": _said(config.get("architecture")),
+        "variant": _said(config.get("variant")),
+        "image_created_at": _microseconds(created) if isinstance(created, str) else None,
         "layer_count": len(document["layers"]) if image else None,
         "total_size_bytes": None,
     }
@@ -82,8 +103,12 @@ def blob_edges(document: Json, config: Json) -> list[tuple[Any, ...]]:
     if "manifests" in document:
         return []
     layers = document["layers"]
-    diff_ids = (config.get("rootfs") or {}).get("diff_ids") or []
-    parts = diff_ids if len(diff_ids) == len(layers) else [layer["digest"] for layer in layers]
+    rootfs = config.get("rootfs")
+    diff_ids = rootfs.get("diff_ids") if isinstance(rootfs, dict) else None
+    known = isinstance(diff_ids, list) and all(isinstance(i, str) and _DIGEST.fullmatch(i) for i in diff_ids)
+    parts = [layer["digest"] for layer in layers]
+    if diff_ids and known and len(diff_ids) == len(layers):
+        parts = diff_ids
     edges: list[tuple[Any, ...]] = [(0, "config", document["config"]["digest"], False, None)]
     chain = None
     for position, (layer, part) in enumerate(zip(layers, parts, strict=True), 1):
@@ -98,7 +123,8 @@ def members(document: Json) -> list[tuple[Any, ...]]:
     found = []
     for position, child in enumerate(document.get("manifests", [])):
         platform = child.get("platform") or {}
-        said = (platform.get(name) for name in ("os", "architecture", "variant", "os.version"))
+        texts = (platform.get(name) for name in ("os", "architecture", "variant", "os.version"))
+        said = (text if text is None else text.replace("\0", "\ufffd") for text in texts)
         found.append((position, child["digest"], child["mediaType"], child["size"], *said))
     return found
 
@@ -111,6 +137,8 @@ def labels(document: Json, config: Json) -> set[tuple[str, str, str]]:
         ("annotation", document.get("annotations") or {}),
         ("config", (inner.get("Labels") if isinstance(inner, dict) else None) or {}),
     ):
+        if not isinstance(pairs, dict):
+            continue
         said = [(name, value) for name, value in pairs.items() if isinstance(value, str)]
         for name, value in said[:MAX_LABELS]:
             if len(name) <= MAX_LABEL_NAME and "\0" not in name:
@@ -120,7 +148,7 @@ def labels(document: Json, config: Json) -> set[tuple[str, str, str]]:
 
 def _microseconds(created: str) -> int | None:
     try:
-        moment = datetime.fromisoformat(created)
-    except ValueError:
+        moment = datetime.fromisoformat(created).astimezone(UTC)
+    except (ValueError, OverflowError):
         return None
     return (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)

@@ -27,17 +27,17 @@ class Postgres:
     """Makes and drops databases."""
 
     def __init__(self, socket_folder: str) -> None:
-        self._socket_folder = socket_folder
+        self.socket_folder = socket_folder
         self._admin = psycopg.connect(f"host={socket_folder} user=postgres dbname=postgres", autocommit=True)
 
     def url(self, name: str) -> str:
         """Return the URL of a database as the settings take it."""
-        return f"postgresql://postgres@/{name}?host={self._socket_folder}"
+        return f"postgresql://postgres@/{name}?host={self.socket_folder}"
 
-    def create(self, *, migrated: bool = True) -> str:
-        """Make a database, with the schema or empty; return its name."""
+    def create(self, *, migrated: bool = True, copy_of: str | None = None) -> str:
+        """Make a database, with the schema or empty, or like another that nobody uses; return its name."""
         name = f"t_{uuid4().hex}"
-        template = TEMPLATE if migrated else "template0"
+        template = copy_of or (TEMPLATE if migrated else "template0")
         self._run(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY FILE_COPY")
         return name
 

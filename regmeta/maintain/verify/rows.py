@@ -93,14 +93,13 @@ def is_repository(name: object) -> bool:
 def _check_types(database: Database, table: sa.Table) -> Iterator[Finding]:
     """Look for values of another type than their column's, which SQLite lets in, and impossible times."""
     columns = list(table.c)
-    counts = [sa.func.coalesce(sa.func.sum(sa.case((_is_other(column), 1), else_=0)), 0) for column in columns]
+    counts = [sa.func.count(sa.case((_is_other(column), 1))) for column in columns]
     with reading(database) as connection:
         found: Any = connection.execute(sa.select(*counts)).one()
     for column, count in zip(columns, found, strict=True):
         if count:
-            yield Finding(
-                Kind.ROW_INVALID, f"{table.name}.{column.name}", f"{count} values are of no use in this column"
-            )
+            detail = f"{count} values cannot stand in this column"
+            yield Finding(Kind.ROW_INVALID, f"{table.name}.{column.name}", detail)
 
 
 def _is_other(column: sa.Column[Any]) -> sa.ColumnElement[bool]:
@@ -110,7 +109,7 @@ def _is_other(column: sa.Column[Any]) -> sa.ColumnElement[bool]:
         stored = "integer"
     else:
         stored = "blob" if isinstance(base, sa.LargeBinary) else "text"
-    other = sa.func.typeof(column).not_in([stored, "null"])
+    other: sa.ColumnElement[bool] = sa.func.typeof(column).not_in([stored, "null"])
     if isinstance(kind, UtcTime):
         value = sa.type_coerce(column, sa.BigInteger)
         other = sa.or_(other, value < _FIRST_TIME, value > _LAST_TIME)

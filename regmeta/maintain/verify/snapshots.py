@@ -51,7 +51,7 @@ def check_snapshots(
 
 
 def _look(database: Database, store: BlobStore, row: Any, layouts: bool) -> list[tuple[Kind, str]]:
-    """Return the differences of one repository; none if it changed while it was looked at, again and again."""
+    """Return the differences of one repository; none of one that keeps changing while it is looked at."""
     for _ in range(LOOKS):
         with reading(database) as connection:
             if connection.execute(_IS_BEHIND, {"of": row.id}).first() is not None:
@@ -97,10 +97,10 @@ def _differences(
         yield Kind.SNAPSHOT_DRIFT, f"{newest[1]} is newer than the rows, which are at {_text(expected)}"
     if layouts and store.layouts is not None:
         sound = [(digest, key) for digest, key in objects if is_key(str(key))]
-        for detail in store.layouts.check(
-            row.name, expected.content, sound, [digest for digest, _ in damaged]
-        ):
-            yield Kind.LAYOUT_DRIFT, detail
+        unsound = [digest for digest, _ in damaged]
+        wrong = list(store.layouts.check(row.name, expected.content, sound, unsound))
+        if wrong:
+            yield Kind.LAYOUT_DRIFT, wrong[0] + (f", and {len(wrong) - 1} more" if wrong[1:] else "")
 
 
 def _parts(content: bytes) -> list[Any]:

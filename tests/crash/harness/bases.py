@@ -1,0 +1,250 @@
+"""The registries that use cases start from; each is made once for each database, when it is first asked for."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Final
+from uuid import uuid4
+
+import sqlalchemy as sa
+
+from regmeta import app
+from regmeta.app import backups
+from regmeta.ingest import snapshots
+from regmeta.ingest.tags import remove_tag
+from regmeta.maintain import schema
+from regmeta.models import Base
+from regmeta.oci.digest import Digest
+from regmeta.sources.open import open_source
+from regmeta.store import new_key
+from tests.crash.harness import images
+from tests.crash.harness.children import Acknowledge, die, run_child
+from tests.crash.harness.images import REPOSITORY
+from tests.crash.harness.places import Arena, Place
+from tests.support.derived import raw
+from tests.support.registry import change, key_of, open_parts, requests
+
+
+def base(arena: Arena, backend: str, name: str) -> Place:
+    """Return a registry that is ready to be copied."""
+    found = arena.bases.get((backend, name))
+    if found is None:
+        made_from, make = _BASES[name]
+        found = arena.empty(backend) if made_from is None else arena.keep(base(arena, backend, made_from))
+        make(found)
+        arena.bases[backend, name] = found
+    return found
+
+
+def _nothing(place: Place) -> None:
+    pass
+
+
+def _populated(place: Place) -> None:
+    def body(_: Acknowledge) -> None:
+        app.initialise(place.settings)
+        _import(place, "old")
+
+    _must_end(place, body)
+
+
+def _imported(place: Place) -> None:
+    _must_end(place, lambda _: _import(place, "new"))
+
+
+def _damaged(place: Place) -> None:
+    """A layer has rotted, and was found to have; its repair was begun once before."""
+    digest = _rot(place)
+    database, store = open_parts(place.settings)
+    with closing(database), closing(store):
+        change(database, "UPDATE blobs SET state = 'damaged' WHERE digest = :of", of=raw(digest))
+    shown = place.store / "repositories" / REPOSITORY / "_layout" / "blobs" / digest.replace(":", "/")
+    shown.with_name(f"{shown.name}.new").touch()
+
+
+def _rot(place: Place) -> str:
+    """Spoil the bytes of a layer that many images have; return its digest."""
+    _, [_, digest] = images.parts(images.digest_in("old", "kept"))
+    database, store = open_parts(place.settings)
+    with closing(database), closing(store):
+        path = place.store / "blobs" / key_of(database, Digest.parse(digest))
+        path.chmod(0o644)
+        path.write_bytes(b"rotten")
+        path.chmod(0o444)
+    return digest
+
+
+def _rotten(place: Place) -> None:
+    """Nobody knows yet that a layer has rotted."""
+    _rot(place)
+
+
+def _held(place: Place) -> None:
+    """Nothing is collected until the registry was verified."""
+    database, store = open_parts(place.settings)
+    with closing(database), closing(store):
+        change(database, "UPDATE store_identity SET hold_reason = 'a test'")
+
+
+def _broken(place: Place) -> None:
+    """Bytes have rotted, and rows and a snapshot are not what regmeta wrote."""
+    _garbage(place)
+    _rot(place)
+    kept, moving = images.digest_in("old", "kept"), images.digest_in("new", "moving")
+    database, store = open_parts(place.settings)
+    with closing(database), closing(store):
+        change(database, "UPDATE manifests SET architecture = 'wrong' WHERE digest = :of", of=raw(kept))
+        change(
+            database,
+            "UPDATE tags SET manifest_digest = :wrong WHERE manifest_digest = :of AND ended_at IS NULL",
+            wrong=raw(kept),
+            of=raw(moving),
+        )
+        change(database, "DELETE FROM gc_tasks")
+    for path in (place.store / "layouts" / REPOSITORY).glob("_*.json"):
+        path.write_bytes(path.read_bytes().replace(b'"kept"', b'"kelp"'))
+
+
+def _crashed(place: Place) -> None:
+    """One batch was committed and its snapshot could not be written; of the next one one object was published."""
+    committed = False
+
+    def handler(name: str) -> None:
+        nonlocal committed
+        committed |= name == "ingest.committed"
+        if committed and name == "publish.renamed":
+            die()
+
+    def body(_: Acknowledge) -> None:
+        snapshots.SnapshotWriter.flush_quietly = lambda *_, **__: None  # type: ignore[method-assign]
+        with (
+            closing(open_source(str(place.sources / "new"))) as source,
+            app.open_for_writing(place.settings) as registry,
+        ):
+            registry.registry.scratch_layout()
+            list(registry.registry.import_images(requests(source, REPOSITORY)))
+
+    outcome = run_child(body, handler=handler, seed=7)
+    assert outcome.ended == "killed", outcome
+    (place.store / "staging" / uuid4().hex).mkdir()
+
+
+def _garbage(place: Place) -> None:
+    """Images have lost their tags, and their time is over."""
+
+    def body(_: Acknowledge) -> None:
+        with app.open_for_writing(place.settings) as registry:
+            for tag in ("one", "multi"):
+                remove_tag(registry.writer, REPOSITORY, tag)
+
+    _must_end(place, body)
+    age(place)
+
+
+def _unknown(place: Place) -> None:
+    """An object that no row knows, of long ago."""
+    content = b"of nobody"
+    path = place.store / "blobs" / new_key(Digest.of(content))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    path.chmod(0o444)
+    os.utime(path, (0, 0))
+
+
+def _forgetful(place: Place) -> None:
+    """Rows have gone as nothing of ours makes them go: the snapshot still names what they said."""
+    database, store = open_parts(place.settings)
+    with closing(database), closing(store):
+        for table in (
+            *("tags", "labels", "manifest_blobs", "index_manifests", "manifests", "repository_blobs"),
+            *("blobs", "gc_tasks"),
+        ):
+            change(database, f"DELETE FROM {table}")
+
+
+def _lost(place: Place) -> None:
+    """There is no database any more."""
+    database, store = open_parts(place.settings)
+    with closing(database), closing(store):
+        if not database.is_sqlite:
+            with database.transaction("test") as connection:
+                Base.metadata.drop_all(connection)
+                connection.execute(sa.text("DROP TABLE alembic_version"))
+    for path in Path(place.settings.home).glob("regmeta.db*"):
+        path.unlink()
+
+
+def _copied(place: Place) -> None:
+    """A copy was made of the database, and then more was imported. A restore was begun once before."""
+
+    def body(_: Acknowledge) -> None:
+        backups.backup(place.settings, str(place.folder / "copy"))
+        _import(place, "new")
+
+    def handler(name: str) -> None:
+        if name == "staging.removed":
+            die()
+
+    # It dies before the database is closed: commits are in its log only.
+    outcome = run_child(body, handler=handler, seed=8)
+    assert outcome.ended == "killed", outcome
+    Path(f"{place.settings.home}/regmeta.db.restoring-wal").touch()
+
+
+def _older(place: Place) -> None:
+    """The schema is that of an older release."""
+
+    def body(_: Acknowledge) -> None:
+        with app.open_database(place.settings) as database:
+            schema.downgrade(database, app.migrations_folder(), "0001")
+
+    _must_end(place, body)
+
+
+def age(place: Place) -> None:
+    """Let all leases and windows be over, as if much time had passed."""
+    database, store = open_parts(place.settings)
+    with closing(database), closing(store):
+        for statement in (
+            "UPDATE blobs SET lease_until = created_at",
+            "UPDATE manifests SET lease_until = pushed_at",
+            "UPDATE gc_tasks SET not_before = created_at",
+            "UPDATE tombstones SET not_before = created_at",
+        ):
+            change(database, statement)
+
+
+def _import(place: Place, layout: str) -> None:
+    with (
+        closing(open_source(str(place.sources / layout))) as source,
+        app.open_for_writing(place.settings) as registry,
+    ):
+        for outcome in registry.registry.import_images(requests(source, REPOSITORY)):
+            assert outcome.status == "imported", outcome
+
+
+def _must_end(place: Place, body: Callable[[Acknowledge], None]) -> None:
+    # In a child: this process must have no connection open when it forks.
+    outcome = run_child(body, seed=abs(hash(place.folder)))
+    assert outcome.ended == "done", outcome.error
+
+
+_BASES: Final[dict[str, tuple[str | None, Callable[[Place], None]]]] = {
+    "nothing": (None, _nothing),
+    "populated": (None, _populated),
+    "imported": ("populated", _imported),
+    "damaged": ("populated", _damaged),
+    "crashed": ("populated", _crashed),
+    "garbage": ("imported", _garbage),
+    "unknown": ("imported", _unknown),
+    "forgetful": ("imported", _forgetful),
+    "lost": ("imported", _lost),
+    "copied": ("populated", _copied),
+    "older": ("imported", _older),
+    "rotten": ("imported", _rotten),
+    "held": ("imported", _held),
+    "broken": ("imported", _broken),
+}

@@ -1,0 +1,133 @@
+"""What keeps a registry in order: collection, rebuild, restore, upgrade."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from datetime import timedelta
+from typing import Final
+
+from regmeta import app
+from regmeta.app import backups, rebuilding, repairing, verification
+from regmeta.errors import StoreUnavailable
+from regmeta.ingest.plan import Lifetimes
+from regmeta.maintain import schema
+from regmeta.maintain.collect.run import collect
+from regmeta.maintain.collect.sweep import sweep
+from regmeta.maintain.rebuild.report import NoProgress
+from tests.crash.harness.children import Acknowledge
+from tests.crash.harness.places import Place
+from tests.crash.harness.use_case import UseCase
+
+_NOW: Final = timedelta(0)
+AT_ONCE: Final = Lifetimes(lease=_NOW, garbage=_NOW, tombstone=_NOW, history=_NOW, max_upload=_NOW)
+"""Garbage is collected, deleted and forgotten as soon as there is some."""
+
+
+def _collect(place: Place, acknowledge: Acknowledge) -> None:
+    with app.open_for_writing(place.settings, lifetimes=AT_ONCE) as registry:
+        collect(registry.writer, registry.store)
+    acknowledge("finished")
+
+
+def _sweep(place: Place, acknowledge: Acknowledge) -> None:
+    with app.open_for_writing(place.settings) as registry:
+        sweep(registry.database, registry.store, registry.writer.lifetimes)
+    acknowledge("finished")
+
+
+def _reconcile(place: Place, acknowledge: Acknowledge) -> None:
+    rebuilding.reconcile_rows(place.settings, _no_progress)
+    acknowledge("finished")
+
+
+def _rebuild(place: Place, acknowledge: Acknowledge) -> None:
+    rebuilding.rebuild_lost_database(place.settings, _no_progress)
+    acknowledge("finished")
+
+
+def _restore(place: Place, acknowledge: Acknowledge) -> None:
+    backups.restore_file(place.settings, str(place.folder / "copy"), _no_progress)
+    acknowledge("finished")
+
+
+def _upgrade(place: Place, acknowledge: Acknowledge) -> None:
+    with app.open_database(place.settings) as database:
+        schema.upgrade(database, app.migrations_folder())
+    acknowledge("finished")
+
+
+def _backup(place: Place, acknowledge: Acknowledge) -> None:
+    target = place.folder / "backup"
+    target.unlink(missing_ok=True)
+    backups.backup(place.settings, str(target))
+    acknowledge("finished")
+
+
+def _verify(place: Place, acknowledge: Acknowledge) -> None:
+    verification.verify(place.settings, _Quiet(), read_data="all", jobs=1, mark=True)
+    acknowledge("finished")
+
+
+def _repair(place: Place, acknowledge: Acknowledge) -> None:
+    actions = repairing.plan_repair(place.settings, _Quiet(), read_data="all", jobs=1)
+    repairing.repair(place.settings, actions, str(place.sources / "old"))
+    acknowledge("finished")
+
+
+def _collect_from_a_failing_disk(place: Place, acknowledge: Acknowledge) -> None:
+    """The first objects cannot be deleted; a second run deletes them."""
+
+    def fail(*_: object) -> None:
+        raise StoreUnavailable("the disk fails")
+
+    with app.open_for_writing(place.settings, lifetimes=AT_ONCE) as registry:
+        with _replaced(registry.store, "delete", fail), suppress(StoreUnavailable):
+            collect(registry.writer, registry.store)
+        collect(registry.writer, registry.store)
+    acknowledge("finished")
+
+
+class _Quiet:
+    """Is told how a verification gets on, and tells nobody."""
+
+    def began(self, what: str, total: int | None) -> None: ...
+
+    def advanced(self, steps: int) -> None: ...
+
+
+@contextmanager
+def _replaced(owner: object, name: str, value: object) -> Iterator[None]:
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        delattr(owner, name)
+
+
+def _no_progress() -> AbstractContextManager[NoProgress]:
+    return nullcontext(NoProgress())
+
+
+_OBJECTS_WITHOUT_ROWS: Final = r"no row knows it"
+
+_ROTTEN: Final = r"6 bytes stored|have another digest|are not those that were given"
+
+MAINTENANCE_CASES: Final = (
+    UseCase("collect", "garbage", _collect),
+    UseCase("sweep", "unknown", _sweep, tolerated=_OBJECTS_WITHOUT_ROWS),
+    UseCase(
+        "reconcile",
+        "forgetful",
+        _reconcile,
+        tolerated=f"{_OBJECTS_WITHOUT_ROWS}|newest snapshot lists something else",
+    ),
+    UseCase("rebuild", "lost", _rebuild, offline=True),
+    UseCase("restore", "copied", _restore, offline=True, backends=("sqlite",)),
+    UseCase("db upgrade", "older", _upgrade, offline=True),
+    UseCase("backup", "imported", _backup, backends=("sqlite",)),
+    UseCase("verify", "rotten", _verify, tolerated=_ROTTEN),
+    UseCase("verify held", "held", _verify),
+    UseCase("repair", "broken", _repair, tolerated="."),
+    UseCase("collect failing", "garbage", _collect_from_a_failing_disk),
+)

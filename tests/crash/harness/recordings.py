@@ -1,0 +1,94 @@
+"""The undisturbed run of a use case: the points it passes, what it acknowledges, and where it ends."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from regmeta.app import is_initialised
+from regmeta.db import Database
+from tests.crash.harness.children import Fact, Mutate, Outcome, run_child
+from tests.crash.harness.places import Arena, Place
+from tests.crash.harness.use_case import UseCase
+from tests.support.derived import text
+from tests.support.logical_dump import logical_dump
+from tests.support.registry import open_parts
+
+Tags = dict[tuple[str, str], str]
+
+_TAGS = sa.text(
+    "SELECT r.name, t.name, t.manifest_digest FROM tags t JOIN repositories r ON r.id = t.repository_id"
+    " WHERE t.ended_at IS NULL"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What a registry says, but for what no two runs have in common."""
+
+    rows: dict[str, Any]
+    tags: Tags
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """One use case on one database, undisturbed."""
+
+    case: UseCase
+    before: State
+    after: State
+    facts: tuple[Fact, ...]
+    points: tuple[str, ...]  # in order; with the mutation, if there is one
+
+    def label(self, index: int) -> str:
+        """Return what the point of this number is called: its name, and the how manieth of that name."""
+        name = self.points[index]
+        return f"{name}#{self.points[: index + 1].count(name)}"
+
+
+def record(arena: Arena, backend: str, case: UseCase, mutate: Mutate = None) -> Recording:
+    """Run a use case to its end."""
+    prepared = case.prepared(arena, backend)
+    with arena.copy(prepared) as place:
+        before = state(place)
+        outcome = done(place, case)
+        after = state(place)
+    points = outcome.points
+    if mutate is not None:
+        with arena.copy(prepared) as place:
+            points = run_child(lambda acknowledge: case.run(place, acknowledge), mutate=mutate).points
+    return Recording(case, before, after, outcome.facts, points)
+
+
+def done(place: Place, case: UseCase) -> Outcome:
+    """Run a use case in a child that must succeed."""
+    outcome = run_child(lambda acknowledge: case.run(place, acknowledge))
+    if outcome.ended != "done":
+        raise RuntimeError(f"{case.name} does not work: {outcome.error}")
+    return outcome
+
+
+def state(place: Place) -> State:
+    """Return what a registry says; nothing, where there is none yet."""
+    if not has_registry(place):
+        return State({}, {})
+    database, store = open_parts(place.settings)
+    with closing(database), closing(store):
+        rows = logical_dump(database)
+        rows["repositories"] = [row[:2] for row in rows["repositories"]]  # no revisions, no times
+        return State(rows, tags(database))
+
+
+def has_registry(place: Place) -> bool:
+    """Tell whether database and store were tied to each other."""
+    return is_initialised(place.settings)
+
+
+def tags(database: Database) -> Tags:
+    """Return the live tags of all repositories."""
+    with database.read() as connection:
+        found = connection.execute(_TAGS).all()
+    return {(repository, tag): text(bytes(digest)) for repository, tag, digest in found}

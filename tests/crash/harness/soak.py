@@ -1,0 +1,329 @@
+"""T16: real processes on one registry, killed and frozen at random for a minute; then everything is counted.
+
+Four pushers, two collectors and a verifier. The conductor kills one of them several times a second, freezes
+others for up to twice the lease, and starts the dead again at once. Half of the workers kill or stop
+themselves at a step that was drawn for them. Each tag has one owner, so what it must be is known exactly.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import random
+import signal
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Final
+
+import msgspec
+
+from regmeta import app
+from tests.crash.harness.children import Mutate, Notes, run_child
+from tests.crash.harness.places import Arena, Place
+from tests.crash.harness.report import Failure, Result, measured
+from tests.crash.harness.soak_end import settle
+from tests.crash.harness.soak_images import Material, make_material
+from tests.crash.harness.workers import (
+    COMMITS,
+    LEASE_S,
+    PUSHERS,
+    Fault,
+    Tag,
+    Value,
+    Work,
+    be_worker,
+    own_tags,
+)
+
+NAME: Final = "soak"
+KINDS: Final = {"pusher": PUSHERS, "collector": 2, "verifier": 1}
+DRAIN_S: Final = 60.0
+
+
+@dataclass(frozen=True)
+class Size:
+    """How long it goes on: until all minimums are reached, but within these bounds."""
+
+    least_s: float
+    most_s: float
+    kills: int
+    kills_in_commit: int
+    commits: int
+    collected_blobs: int
+
+
+FULL: Final = Size(30, 150, kills=200, kills_in_commit=50, commits=500, collected_blobs=500)
+SMALL: Final = Size(3, 30, kills=8, kills_in_commit=1, commits=20, collected_blobs=10)
+
+
+@dataclass
+class Figures:
+    """What happened."""
+
+    kills: int = 0
+    kills_in_commit: int = 0
+    freezes: int = 0
+    commits: int = 0
+    collected_blobs: int = 0
+    acknowledged: int = 0
+    unknown: int = 0  # operations that were cut off by a death
+    notes: Counter[str] = field(default_factory=Counter)  # what workers said, by kind
+
+    def reached(self, size: Size) -> bool:
+        """Tell whether all minimums are reached."""
+        return not list(self.short_of(size))
+
+    def short_of(self, size: Size) -> Iterator[str]:
+        """Give the figures that are below their minimum."""
+        for name in ("kills", "kills_in_commit", "commits", "collected_blobs"):
+            found, wanted = getattr(self, name), getattr(size, name)
+            if found < wanted:
+                yield f"{found} {name}, and {wanted} were wanted"
+
+    def lines(self) -> list[str]:
+        """Return them in words."""
+        return [
+            f"{self.kills_in_commit} kills inside a commit",
+            f"{self.freezes} freezes",
+            f"{self.commits} commits",
+            f"{self.collected_blobs} blobs collected",
+            f"{self.acknowledged} operations acknowledged",
+            f"{self.unknown} cut off",
+            f"{self.notes['verified']} images read back",
+            f"{self.notes['went back']} reservations lost",
+            f"{self.notes['moved']} moved while they were read",
+            f"{self.notes['contention']} contentions",
+            f"{self.notes['gave up']} given up",
+        ]
+
+
+def run(arena: Arena, *, quick: bool = False, mutate: Mutate = None, backend: str = "sqlite") -> Result:
+    """Run the soak, small if *quick*."""
+    return soak(arena, SMALL if quick else FULL, mutate=mutate, backend=backend)[0]
+
+
+def soak(
+    arena: Arena, size: Size, *, mutate: Mutate = None, backend: str = "sqlite", seed: int = 16
+) -> tuple[Result, Figures]:
+    """Run it; figures below their minimum are failures as well."""
+    with measured(f"{NAME} ({backend})") as result:
+        place = arena.empty(backend)
+        try:
+            made = run_child(lambda _: _initialise(place))
+            assert made.ended == "done", made.error
+            material = make_material(place.folder / "soak-layouts", seed)
+            conductor = _Conductor(place, material, result, random.Random(seed), mutate)
+            conductor.run(size)
+            figures = conductor.figures
+            for told in figures.short_of(size):
+                result.failures.append(Failure("error", f"{backend} figures", told))
+            for kind, told in settle(place, material, conductor.expected):
+                result.failures.append(Failure(kind, f"{backend} end", told))
+            result.notes = [*figures.lines(), *result.notes]
+        finally:
+            arena.remove(place)
+    return result, figures
+
+
+def _initialise(place: Place) -> None:
+    app.initialise(place.settings)
+
+
+# --- conductor --------------------------------------------------------------------------------
+
+
+@dataclass
+class _Worker:
+    work: Work
+    pid: int
+    notes: Notes
+    read: int = 0  # notes that were looked at
+    awake_at_s: float | None = None  # frozen until then
+    is_freezing: bool = False  # by the conductor, at any moment; not by itself, at a step
+    in_commit: str = ""  # the commit that it is in
+    under_way: dict[Tag, Value] = field(default_factory=dict)
+
+
+class _Conductor:
+    def __init__(
+        self, place: Place, material: Material, result: Result, rng: random.Random, mutate: Mutate
+    ) -> None:
+        self.figures = Figures()
+        self.expected: dict[Tag, frozenset[Value]] = {
+            tag: frozenset([None]) for pusher in range(PUSHERS) for tag in own_tags(pusher)
+        }
+        self._place = place
+        self._material = material
+        self._result = result
+        self._rng = rng
+        self._mutate = mutate
+        self._workers: list[_Worker] = []
+        self._is_over = mmap.mmap(-1, mmap.PAGESIZE)
+        self._seed = rng.randrange(2**32)
+
+    def run(self, size: Size) -> None:
+        """Let them work, kill and freeze them; then let them come to their end."""
+        began_s = time.monotonic()
+        kill_at_s = freeze_at_s = began_s + 0.5
+        try:
+            for kind, count in KINDS.items():
+                for number in range(count):
+                    self._start(kind, number)
+            while (now_s := time.monotonic()) < began_s + size.most_s:
+                if now_s >= began_s + size.least_s and self.figures.reached(size):
+                    break
+                if now_s >= kill_at_s:
+                    os.kill(self._rng.choice(self._workers).pid, signal.SIGKILL)
+                    kill_at_s = now_s + self._rng.uniform(0.3, 0.7)
+                if now_s >= freeze_at_s:
+                    self._freeze(self._rng.choice(self._workers))
+                    freeze_at_s = now_s + self._rng.uniform(0.3, 1.0)
+                self._tend(restart=True)
+                time.sleep(0.01)
+            self._drain()
+        finally:
+            for worker in self._workers:
+                os.kill(worker.pid, signal.SIGKILL)
+                os.waitpid(worker.pid, 0)
+
+    def _drain(self) -> None:
+        self._is_over[0] = 1
+        deadline_s = time.monotonic() + DRAIN_S
+        while self._workers and time.monotonic() < deadline_s:
+            self._tend(restart=False)
+            time.sleep(0.01)
+        for worker in self._workers:
+            self._fail("error", worker.work.name, f"did not end within {DRAIN_S:g} s")
+
+    def _start(self, kind: str, number: int) -> None:
+        self._seed += 1
+        tags = own_tags(number) if kind == "pusher" else []
+        work = Work(
+            kind,
+            number,
+            msgspec.structs.replace(self._place.settings, actor=f"{kind}-{number}"),
+            self._material,
+            self._place.folder,
+            self._is_over,
+            self._seed,
+            self._fault(kind),
+            {tag: self.expected[tag] for tag in tags},
+        )
+        notes = Notes()
+        pid = os.fork()
+        if pid == 0:
+            be_worker(work, notes, self._mutate)
+        self._workers.append(_Worker(work, pid, notes))
+
+    def _fault(self, kind: str) -> Fault | None:
+        draw = self._rng.random()
+        if kind == "verifier" or draw < 0.2:
+            return None
+        if draw < 0.45:  # its reservation is lost when it goes on
+            prefix = self._rng.choice(("publish.", "stage.", "reserve.committed"))
+            return Fault("stop", lambda name: name.startswith(prefix), self._rng.randint(1, 8))
+        delay_s = self._rng.choice((None, None, self._rng.uniform(0, 0.001)))
+        return Fault("kill", _is_commit, self._rng.randint(1, 5), delay_s)
+
+    def _freeze(self, worker: _Worker) -> None:
+        if worker.awake_at_s is None:
+            worker.is_freezing = True
+            os.kill(worker.pid, signal.SIGSTOP)
+
+    def _tend(self, *, restart: bool) -> None:
+        now_s = time.monotonic()
+        for worker in list(self._workers):
+            if worker.awake_at_s is not None and worker.awake_at_s <= now_s:
+                worker.awake_at_s = None
+                os.kill(worker.pid, signal.SIGCONT)
+            pid, status = os.waitpid(worker.pid, os.WNOHANG | os.WUNTRACED)
+            self._listen(worker)
+            if pid == 0:
+                continue
+            if os.WIFSTOPPED(status):
+                self.figures.freezes += 1
+                # At any moment may be inside a commit, where all others have to wait.
+                least_s = 0.05 if worker.is_freezing else LEASE_S
+                worker.awake_at_s = now_s + self._rng.uniform(least_s, 2 * LEASE_S)
+                worker.is_freezing = False
+                continue
+            self._workers.remove(worker)
+            self._bury(worker, status)
+            if restart:
+                self._start(worker.work.kind, worker.work.number)
+
+    def _bury(self, worker: _Worker, status: int) -> None:
+        worker.notes.close()
+        self.figures.unknown += len(worker.under_way)
+        if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL:
+            self.figures.kills += 1
+            is_in_commit = _is_commit(f"{worker.in_commit}.committing")
+            self.figures.kills_in_commit += is_in_commit
+            where = f"{worker.in_commit}.committing" if is_in_commit else "elsewhere"
+            self._result.add(f"{self._place.backend} {worker.work.name} {where}", killed=True, failures=())
+        elif os.waitstatus_to_exitcode(status) != 0:
+            self._fail("error", worker.work.name, f"ended by status {status:#x}")
+
+    # --- what workers say ---------------------------------------------------------------------
+
+    def _listen(self, worker: _Worker) -> None:
+        for number, (kind, value) in enumerate(worker.notes.read()):
+            if number >= worker.read:
+                self.figures.notes[kind] += 1
+                getattr(self, f"_on_{kind.replace(' ', '_')}")(worker, value)
+                worker.read = number + 1
+
+    def _on_point(self, worker: _Worker, name: str) -> None:
+        operation, _, step = name.rpartition(".")
+        worker.in_commit = operation if step == "committing" else ""
+        if step == "committed":
+            self.figures.commits += operation in ("ingest", "tags")
+
+    def _on_begin(self, worker: _Worker, wanted: dict[Tag, Value]) -> None:
+        worker.under_way = dict(wanted)
+        for tag, value in wanted.items():
+            self.expected[tag] |= {value}
+
+    def _on_done(self, worker: _Worker, fact: tuple[Tag, Value]) -> None:
+        tag, value = fact
+        worker.under_way.pop(tag, None)
+        self.expected[tag] = frozenset([value])
+        self.figures.acknowledged += 1
+
+    def _on_collected(self, _: _Worker, blobs: int) -> None:
+        self.figures.collected_blobs += blobs
+
+    def _on_swept(self, worker: _Worker, buried: int) -> None: ...
+
+    def _on_went_back(self, worker: _Worker, digests: int) -> None: ...
+
+    def _on_verified(self, worker: _Worker, told: str) -> None: ...
+
+    def _on_moved(self, worker: _Worker, tag: str) -> None: ...
+
+    def _on_gave_up(self, worker: _Worker, told: str) -> None:
+        if worker.work.kind != "verifier":
+            self._result.notes.append(f"{worker.work.name}: {told}")
+
+    def _on_contention(self, worker: _Worker, told: str) -> None:
+        self._fail("error", worker.work.name, f"contention was not waited out: {told}")
+
+    def _on_lost(self, worker: _Worker, told: str) -> None:
+        self._fail("lost", worker.work.name, told)
+
+    def _on_broken(self, worker: _Worker, told: str) -> None:
+        self._fail("partial", worker.work.name, told)
+
+    def _on_end(self, worker: _Worker, told: str) -> None:
+        if told:
+            self._fail("error", worker.work.name, told)
+
+    def _fail(self, kind: str, who: str, told: str) -> None:
+        self._result.failures.append(Failure(kind, f"{self._place.backend} {who}", told))
+
+
+def _is_commit(point: str) -> bool:
+    operation, _, step = point.rpartition(".")
+    return step == "committing" and operation in COMMITS

@@ -1,0 +1,40 @@
+"""A process may die by SIGKILL after any durable step: nothing acknowledged is lost, nothing is there by halves."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import pytest
+
+from tests.crash.harness import kill_points
+from tests.crash.harness.places import Arena
+from tests.crash.harness.recordings import record
+from tests.crash.harness.report import names
+from tests.crash.harness.use_cases import USE_CASES
+from tests.support.points import named_points
+
+NOT_REACHED: Final = {"backup.dropped": "a copy that failed is removed: what is there is not one, before or after"}
+"""Points that no use case reaches, each with the reason."""
+
+
+def test_every_failpoint_is_reached_by_a_use_case(registries: Arena) -> None:
+    reached = {point for case in USE_CASES for point in record(registries, "sqlite", case).points}
+    assert set(named_points()) - reached == NOT_REACHED.keys()
+
+
+def test_nothing_is_lost_where_a_process_is_killed(all_registries: Arena) -> None:
+    result = kill_points.run(all_registries, quick=True)
+    assert result.failures == []
+    assert result.killed == len(result.points) >= 25
+
+
+@pytest.mark.soak
+def test_nothing_is_lost_at_any_failpoint_of_any_use_case(all_registries: Arena) -> None:
+    result = kill_points.run(all_registries)
+    assert result.failures == []
+    assert result.killed == len(result.points)
+    for backend in all_registries.backends:
+        assert sum(point.startswith(backend) for point in result.points) >= 80
+    assert set(named_points()) - NOT_REACHED.keys() <= {
+        part.rpartition(" ")[0] for part in names(result.points).split(", ")
+    }

@@ -1,0 +1,69 @@
+"""The soak: whole processes, killed and frozen at random."""
+
+from __future__ import annotations
+
+import pytest
+
+from regmeta.ingest import commit
+from tests.crash.harness.places import Arena, arena
+from tests.crash.harness.report import Result
+from tests.crash.harness.soak import FULL, SMALL, Size, soak
+from tests.support.postgres import Postgres
+
+WITHOUT_FENCE = Size(45, 60, kills=0, kills_in_commit=0, commits=0, collected_blobs=0)
+
+
+def arena_of(backend: str, request: pytest.FixtureRequest) -> Postgres | None:
+    return None if backend == "sqlite" else request.getfixturevalue("postgres")
+
+
+def assert_nothing_lost(result: Result) -> None:
+    assert not result.failures, "\n".join(map(str, result.failures))
+
+
+def test_processes_that_are_killed_and_frozen_lose_nothing_in_seconds() -> None:
+    with arena(None) as found:
+        result, _ = soak(found, SMALL)
+    assert_nothing_lost(result)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(300)
+def test_processes_that_are_killed_and_frozen_lose_nothing(
+    backend: str, request: pytest.FixtureRequest
+) -> None:
+    with arena(arena_of(backend, request)) as found:
+        result, figures = soak(found, FULL, backend=backend)
+    assert_nothing_lost(result)
+    assert list(figures.short_of(FULL)) == []
+    assert figures.notes["verified"] > 100
+    assert figures.notes["went back"] > 0, "no frozen process lost its reservation"
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(300)
+def test_soak_finds_damage_where_commits_have_no_fence() -> None:
+    with arena(None) as found:
+        result, _ = soak(found, WITHOUT_FENCE, mutate=_without_fence)
+    assert {failure.kind for failure in result.failures} & {"partial", "dangling"}
+
+
+def _without_fence() -> None:
+    """Let commits drop their intents, and not look at whether they were still there."""
+
+    def fence(context: commit._Context) -> None:
+        for key in context.plan.keys.values():
+            parameters = {"of": context.plan.owner, "keys": [key]}
+            context.connection.execute(commit._FENCE, parameters).all()
+
+    commit._fence = fence
+
+
+def test_arena_is_empty_after_a_soak() -> None:
+    with arena(None) as found:
+        soak(found, Size(0, 0.5, kills=0, kills_in_commit=0, commits=0, collected_blobs=0))
+        assert _folders(found) == []
+
+
+def _folders(found: Arena) -> list[str]:
+    return [path.name for path in found.folder.iterdir() if path != found.sources]
