@@ -34,9 +34,9 @@ test *arguments:
 # run every test there is
 test-all: test docs soak
 
-# kill processes at each step of the commit protocol
+# kill processes, cut the power, break disks and databases at every step, and print the table of it
 crash *arguments:
-    pytest -n 2 -m "not soak" tests/crash "$@"
+    python3 -m tests.crash.harness "$@"
 
 # work together with skopeo, umoci and buildah
 interop *arguments:

@@ -5,9 +5,9 @@ import time
 from contextlib import nullcontext
 from pathlib import Path
 
-from benchmarks.processes import child_environment
+from benchmarks.processes import Sample, child_environment
 from regmeta import app
-from regmeta.app import rebuilding
+from regmeta.app import rebuilding, verification
 from regmeta.ingest.selection import select_images
 from regmeta.maintain.rebuild.report import NoProgress
 from regmeta.oci.names import Reference
@@ -50,6 +50,31 @@ def rebuild_in_process(home: Path, manifests: int) -> None:
         raise SystemExit(f"{report.manifests} manifests came back; {report.problems[:1]}")
 
 
+class _Passes:
+    """Notes when the bytes began to be read: wall and CPU seconds."""
+
+    began_s = (0.0, 0.0)
+
+    def began(self, what: str, total: int | None) -> None:
+        if what == "bytes":
+            self.began_s = (time.perf_counter(), time.process_time())
+
+    def advanced(self, steps: int) -> None: ...
+
+
+def verify_in_process(home: Path, blobs: int, jobs: int) -> Sample:
+    """Verify every byte of `home` with so many threads; it must read so many blobs and find nothing.
+
+    Returns what reading the bytes took, which comes last.
+    """
+    settings, passes = load_settings(home=str(home)), _Passes()
+    report = verification.verify(settings, passes, read_data="all", jobs=jobs)
+    wall_s, cpu_s = time.perf_counter() - passes.began_s[0], time.process_time() - passes.began_s[1]
+    if report.findings or report.objects_read != blobs:
+        raise SystemExit(f"{report.objects_read} of {blobs} objects were read; {report.findings[:1]}")
+    return Sample(wall_s, cpu_s)
+
+
 def cli_environment(home: Path) -> dict[str, str]:
     """Return the environment that makes the command work on the home folder `home`."""
     return child_environment({"REGMETA_HOME": str(home)})
@@ -68,3 +93,8 @@ def cli_import(command: str, layout: Path, repository: str) -> list[str]:
 def cli_show_tag(command: str, reference: str) -> list[str]:
     """Return the command line that reads the row of one tag, `REPOSITORY:TAG`."""
     return [*shlex.split(command), "tag", "show", reference]
+
+
+def cli_verify(command: str, jobs: int) -> list[str]:
+    """Return the command line that verifies every byte with so many threads."""
+    return [*shlex.split(command), "verify", "--read-data", f"--jobs={jobs}"]

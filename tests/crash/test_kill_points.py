@@ -1,4 +1,4 @@
-"""A process may die by SIGKILL after any durable step: nothing acknowledged is lost, nothing is there by halves."""
+"""A process may die by SIGKILL after any durable step: nothing is lost, and nothing is there by halves."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from tests.crash.harness.report import names
 from tests.crash.harness.use_cases import USE_CASES
 from tests.support.points import named_points
 
-NOT_REACHED: Final = {"backup.dropped": "a copy that failed is removed: what is there is not one, before or after"}
+NOT_REACHED: Final = {
+    "backup.dropped": "a copy that failed is removed: what is there is not one, before or after"
+}
 """Points that no use case reaches, each with the reason."""
 
 

@@ -76,7 +76,7 @@ class Plan:
         """Make a call that neither moves bytes nor lists."""
         return _with(self.next(call), call, act)
 
-    def list(self, call: str, found: Callable[[], Iterable[_T]]) -> Iterator[_T]:
+    def listed(self, call: str, found: Callable[[], Iterable[_T]]) -> Iterator[_T]:
         """Make a call that lists."""
         fault = self.next(call)
         items = _with(fault, call, lambda: list(found()))
@@ -146,7 +146,7 @@ class FaultStore:
         self._plan.run("delete", lambda: self._inner.delete(keys))
 
     def walk(self) -> Iterator[ObjectInfo]:
-        return self._plan.list("walk", self._inner.walk)
+        return self._plan.listed("walk", self._inner.walk)
 
     def settle(self) -> None:
         self._plan.run("settle", self._inner.settle)
@@ -155,10 +155,10 @@ class FaultStore:
         return self._plan.run("read_record", lambda: self._inner.read_record(name))
 
     def list_records(self, folder: str) -> list[str]:
-        return list(self._plan.list("list_records", lambda: self._inner.list_records(folder)))
+        return list(self._plan.listed("list_records", lambda: self._inner.list_records(folder)))
 
     def walk_records(self, folder: str) -> Iterator[str]:
-        return self._plan.list("walk_records", lambda: self._inner.walk_records(folder))
+        return self._plan.listed("walk_records", lambda: self._inner.walk_records(folder))
 
     def delete_record(self, name: str) -> None:
         self._plan.run("delete_record", lambda: self._inner.delete_record(name))
@@ -195,9 +195,7 @@ class FaultStaging:
         self._plan.run("publish", lambda: self._inner.publish(staged))
 
     def write_record(self, name: str, content: bytes, *, exclusive: bool = False) -> None:
-        self._plan.run(
-            "write_record", lambda: self._inner.write_record(name, content, exclusive=exclusive)
-        )
+        self._plan.run("write_record", lambda: self._inner.write_record(name, content, exclusive=exclusive))
 
     def discard(self, staged: Iterable[Staged]) -> None:
         self._plan.run("discard", lambda: self._inner.discard(staged))
@@ -216,7 +214,7 @@ def _spoilt(fault: Fault | None, stream: ByteStream, size_bytes: int | None) -> 
 
 
 class _SpoiltStream:
-    """Bytes that end at half of the size, or half of the first read; or the first of which has a bit flipped."""
+    """Bytes that end at half of the size, or of the first read; or the first of which has a bit flipped."""
 
     def __init__(self, inner: ByteStream, kind: Kind, size_bytes: int | None) -> None:
         self._inner = inner

@@ -5,8 +5,9 @@ from __future__ import annotations
 import random
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -25,6 +26,7 @@ from regmeta.store.paths import is_key
 
 GROUP_BYTES: Final = 4 * 1024 * 1024  # [bytes] of small objects that one task hashes
 GROUP_OBJECTS: Final = 64
+GROUPS_AHEAD: Final = 512  # of the slowest one; what is ahead is read again after an interruption
 
 _BLOBS: Final = sa.select(Blob.key, Blob.id, raw(Blob.digest), Blob.size_bytes, Blob.state)
 
@@ -131,21 +133,20 @@ class DataCheck:
         Raises:
             StoreUnavailable: an object could not be read; that is not taken for damage.
         """
-        waiting: list[tuple[str, Future[Hashed]]] = []
+        waiting: deque[Future[Hashed]] = deque()
         with ThreadPoolExecutor(self._jobs, thread_name_prefix="hash") as pool:
             try:
                 for group in self._groups(subset, seed, after):
-                    task = pool.submit(self._hash_group, group, advanced)
-                    waiting.append((group[-1].key, task))
-                    if len(waiting) >= 4 * self._jobs:
-                        wait([waiting[0][1]], return_when=FIRST_COMPLETED)
-                    while waiting and waiting[0][1].done():
-                        yield waiting.pop(0)[1].result()
+                    waiting.append(pool.submit(self._hash_group, group, advanced))
+                    if len(waiting) >= GROUPS_AHEAD:
+                        wait([waiting[0]])
+                    while waiting and waiting[0].done():
+                        yield waiting.popleft().result()
                 while waiting:
-                    yield waiting.pop(0)[1].result()
+                    yield waiting.popleft().result()
             finally:
                 self._stop.set()
-                for _, task in waiting:
+                for task in waiting:
                     task.cancel()
 
     def _groups(self, subset: Subset, seed: str, after: str) -> Iterator[list[Any]]:

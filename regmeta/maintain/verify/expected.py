@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import ChainMap, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -58,6 +58,7 @@ _DIGESTS: Final = frozenset({"absent_digest", "chain_digest", "child_digest"})
 NOT_DERIVED: Final = frozenset(
     {"repository_id", "digest", "content", "blob_id", "pushed_at", "pushed_by", "lease_until"}
 )
+NOWHERE: Final = -1  # the id of no row
 FROM_CONFIG: Final = frozenset({"os", "architecture", "variant", "image_created_at"})
 
 
@@ -76,6 +77,7 @@ class Surroundings:
     """What the rows of one repository's manifests refer to, by digest."""
 
     blobs: dict[Digest, Any] = field(default_factory=dict)
+    blob_ids: dict[Digest, int] = field(default_factory=lambda: defaultdict(lambda: NOWHERE))
     children: dict[Digest, int] = field(default_factory=dict)
     linked: set[int] = field(default_factory=set)
 
@@ -101,8 +103,8 @@ def surroundings(
     for some in chunks(sorted(children)):
         rows: Any = connection.execute(_CHILDREN, {"repository": repository_id, "digests": some})
         found.children.update(rows.all())
-    numbers = sorted(row.id for row in found.blobs.values())
-    for ids in chunks(numbers):
+    found.blob_ids.update({digest: row.id for digest, row in found.blobs.items()})
+    for ids in chunks(sorted(found.blob_ids.values())):
         parameters: dict[str, Any] = {"repository": repository_id, "ids": ids}
         found.linked.update(connection.execute(_LINKS, parameters).scalars())
     return found
@@ -132,8 +134,7 @@ def edge_differences(
     row: Any, planned: PlannedManifest, actual: Actual, around: Surroundings, *, config_known: bool
 ) -> Iterator[str]:
     """Give each table whose rows are not what the bytes say."""
-    ids: Mapping[Digest, int] = {**around.children, planned.document.digest: row.id}
-    blob_ids = defaultdict(lambda: -1, {digest: blob.id for digest, blob in around.blobs.items()})
+    ids = ChainMap({planned.document.digest: row.id}, around.children)
     members = actual.members.get(row.id, [])
     absences = {bytes(member["child_digest"]): member["absence"] for member in members}
     absent = {
@@ -145,10 +146,15 @@ def edge_differences(
         (
             "manifest_blobs",
             actual.edges.get(row.id, []),
-            derived.blob_edges([planned], ids, blob_ids),
+            derived.blob_edges([planned], ids, around.blob_ids),
             frozenset() if config_known else frozenset({"chain_digest"}),
         ),
-        ("index_manifests", members, derived.index_members([planned], ids, blob_ids, absent), frozenset()),
+        (
+            "index_manifests",
+            members,
+            derived.index_members([planned], ids, around.blob_ids, absent),
+            frozenset(),
+        ),
     ]
     labels, said = actual.labels.get(row.id, []), derived.labels([planned], ids)
     if not config_known:

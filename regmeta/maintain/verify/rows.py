@@ -64,9 +64,8 @@ def check_foreign_keys(database: Database) -> Iterator[Finding]:
 
 def check_values(database: Database) -> Iterator[Finding]:
     """Look for values that regmeta never writes."""
-    if database.is_sqlite:
-        for table in _TABLES.values():
-            yield from _check_types(database, table)
+    for table in _TABLES.values():
+        yield from _check_types(database, table)
     for statement, key, judge in (
         (sa.select(Repository.id, Repository.name, Repository.revision), Repository.id, _repository),
         (
@@ -92,8 +91,10 @@ def is_repository(name: object) -> bool:
 
 def _check_types(database: Database, table: sa.Table) -> Iterator[Finding]:
     """Look for values of another type than their column's, which SQLite lets in, and impossible times."""
-    columns = list(table.c)
-    counts = [sa.func.count(sa.case((_is_other(column), 1))) for column in columns]
+    columns = [column for column in table.c if database.is_sqlite or isinstance(column.type, UtcTime)]
+    counts = [sa.func.count(sa.case((_is_other(column, database.is_sqlite), 1))) for column in columns]
+    if not counts:
+        return
     with reading(database) as connection:
         found: Any = connection.execute(sa.select(*counts)).one()
     for column, count in zip(columns, found, strict=True):
@@ -102,14 +103,15 @@ def _check_types(database: Database, table: sa.Table) -> Iterator[Finding]:
             yield Finding(Kind.ROW_INVALID, f"{table.name}.{column.name}", detail)
 
 
-def _is_other(column: sa.Column[Any]) -> sa.ColumnElement[bool]:
+def _is_other(column: sa.Column[Any], any_type: bool) -> sa.ColumnElement[bool]:
     kind: Any = column.type
     base = kind.impl_instance if isinstance(kind, sa.TypeDecorator) else kind
-    if isinstance(base, sa.Integer):
-        stored = "integer"
-    else:
-        stored = "blob" if isinstance(base, sa.LargeBinary) else "text"
-    other: sa.ColumnElement[bool] = sa.func.typeof(column).not_in([stored, "null"])
+    stored = "text"
+    if isinstance(base, (sa.Integer, sa.LargeBinary)):
+        stored = "integer" if isinstance(base, sa.Integer) else "blob"
+    other: sa.ColumnElement[bool] = sa.false()
+    if any_type:
+        other = sa.func.typeof(column).not_in([stored, "null"])
     if isinstance(kind, UtcTime):
         value = sa.type_coerce(column, sa.BigInteger)
         other = sa.or_(other, value < _FIRST_TIME, value > _LAST_TIME)

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from regmeta import db
 from regmeta.db import Database
-from regmeta.errors import InputError
+from regmeta.errors import Error, InputError, IntegrityError
 from regmeta.ingest.damage import mark_damaged, release_hold
 from regmeta.maintain.setup import check_identity
 from regmeta.maintain.verify.data import DataCheck, Subset
@@ -132,9 +132,9 @@ def _collect(findings: list[Finding], what: str, found: Iterator[Finding]) -> No
     """Add what a pass finds. One that values which regmeta never writes have ended is a finding itself."""
     try:
         findings.extend(found)
-    except (TypeError, ValueError, OverflowError, InputError) as error:
-        if all(finding.kind is not Kind.ROW_INVALID for finding in findings):
-            raise
+    except (TypeError, ValueError, OverflowError, InputError, IntegrityError) as error:
+        if not isinstance(error, Error) and all(f.kind is not Kind.ROW_INVALID for f in findings):
+            raise  # nothing explains it: a defect
         detail = f"given up at a row that cannot be read ({error}): mend what is row-invalid first"
         findings.append(Finding(Kind.ROW_INVALID, f"check of {what}", detail))
 

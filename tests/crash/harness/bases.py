@@ -1,4 +1,4 @@
-"""The registries that use cases start from; each is made once for each database, when it is first asked for."""
+"""The registries that use cases start from; each is made once for each database, when first asked for."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def _broken(place: Place) -> None:
 
 
 def _crashed(place: Place) -> None:
-    """One batch was committed and its snapshot could not be written; of the next one one object was published."""
+    """One batch was committed and its snapshot could not be written; the next one was half published."""
     committed = False
 
     def handler(name: str) -> None:

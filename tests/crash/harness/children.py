@@ -224,9 +224,8 @@ def _make_deterministic(seed: int) -> None:
     from regmeta.store import filesystem
 
     logging.disable(logging.CRITICAL)  # writing to stderr would be a system call that is no step
-    local_registry.ThreadPoolExecutor = InlineExecutor  # type: ignore[assignment, misc]
-    filesystem.ThreadPoolExecutor = InlineExecutor  # type: ignore[assignment, misc]
-    data.ThreadPoolExecutor = InlineExecutor  # type: ignore[assignment, misc]
+    for module in (local_registry, filesystem, data):
+        vars(module)["ThreadPoolExecutor"] = InlineExecutor
     run.CHECKPOINT_S = 0.0  # type: ignore[misc]
     local_registry.BATCH_IMAGES = 2  # type: ignore[misc]
     local_registry.BATCH_S = 3600.0  # type: ignore[misc]

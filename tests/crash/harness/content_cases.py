@@ -123,10 +123,8 @@ def _set_tag(place: Place, acknowledge: Acknowledge) -> None:
 
 def _remove_tag(place: Place, acknowledge: Acknowledge) -> None:
     with app.open_for_writing(place.settings) as registry:
-        try:
+        with suppress(NotFound):  # it was removed, and the process died before it could say so
             tags.remove_tag(registry.writer, REPOSITORY, "moving")
-        except NotFound:
-            pass  # it was removed, and the process died before it could say so
         acknowledge("untagged", REPOSITORY, "moving")
 
 
@@ -158,4 +156,3 @@ CONTENT_CASES: Final = (
     UseCase("recover", "crashed", _recover),
     UseCase("export", "imported", _export),
 )
-

@@ -1,8 +1,9 @@
 """T5, T6, T7: the disk is full, fails, or takes less than it was given.
 
 An error that comes once, or from some call on for good, at the system calls of an import, by strace; writes
-that take half, by a stand-in for ``os.write``; and two file systems that are really full. The command succeeds
-or gives up as *unavailable* or *refused*; what it acknowledged holds; run again with a good disk, it succeeds.
+that take half, by a stand-in for ``os.write``; and two file systems that are really full. The command
+succeeds, or gives up as *unavailable* or *refused*; what it acknowledged holds; with a good disk it then
+succeeds.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ from tests.crash.harness.bases import age
 from tests.crash.harness.children import Acknowledge, Fact, run_child
 from tests.crash.harness.maintenance_cases import AT_ONCE
 from tests.crash.harness.places import Place
-from tests.crash.harness.recordings import Recording, Tags, has_registry, state, tags
+from tests.crash.harness.recordings import Recording, has_registry, state, tags
 from tests.crash.harness.report import Failure
 from tests.support import consistency, registry
 from tests.support.derived import text

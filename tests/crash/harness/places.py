@@ -1,4 +1,4 @@
-"""Registries that are made once and copied for each point: an SQLite file or a PostgreSQL database, and a store.
+"""Registries that are made once and copied for each point: a file or a database on a server, and a store.
 
 They lie in memory where the machine has ``/dev/shm``: what a process wrote survives its death there as well
 as on a disk, and a flush costs nothing. (Power cuts are another harness, on file systems of their own.)

@@ -44,14 +44,16 @@ class _Cut:
         return f"sqlite {self.recording.case.name} {self.point}"
 
 
-def run(arena: Arena, *, quick: bool = False, mutate: Mutate = None) -> Result:
+def run(
+    arena: Arena, *, quick: bool = False, mutate: Mutate = None, cases: tuple[str, ...] = CASES
+) -> Result:
     """Cut the power at each point; *quick* of one use case only."""
     with measured(NAME) as result:
         result.skipped = mounts.unusable(loop=True)
         if result.skipped:
             return result
         recordings = [
-            record(arena, "sqlite", use_case(name), mutate) for name in (QUICK_CASES if quick else CASES)
+            record(arena, "sqlite", use_case(name), mutate) for name in (QUICK_CASES if quick else cases)
         ]
         folder = arena.folder / "cuts"
         try:

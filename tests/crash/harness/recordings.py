@@ -53,7 +53,8 @@ def record(arena: Arena, backend: str, case: UseCase, mutate: Mutate = None) -> 
     """Run a use case to its end."""
     prepared = case.prepared(arena, backend)
     with arena.copy(prepared) as place:
-        before = state(place)
+        before = state(place)  # in a copy of its own: who looks clears up SQLite's log
+    with arena.copy(prepared) as place:
         outcome = done(place, case)
         after = state(place)
     points = outcome.points

@@ -69,9 +69,7 @@ def table(results: Iterable[Result]) -> str:
     for result in results:
         notes = f"skipped: {result.skipped}" if result.skipped else "; ".join(result.notes)
         figures = [len(result.points), result.killed, *(result.count(kind) for kind in KINDS)]
-        lines.append(
-            f"| {result.name} | {' | '.join(map(str, figures))} | {result.seconds:.0f} | {notes} |"
-        )
+        lines.append(f"| {result.name} | {' | '.join(map(str, figures))} | {result.seconds:.0f} | {notes} |")
     return "\n".join(lines)
 
 

@@ -40,6 +40,8 @@ from tests.crash.harness.workers import (
 NAME: Final = "soak"
 KINDS: Final = {"pusher": PUSHERS, "collector": 2, "verifier": 1}
 DRAIN_S: Final = 60.0
+KILLS_ELSEWHERE: Final = 3  # for each one inside a commit
+KILLS_AT_FIRST: Final = 15
 
 
 @dataclass(frozen=True)
@@ -175,8 +177,10 @@ class _Conductor:
                 if now_s >= began_s + size.least_s and self.figures.reached(size):
                     break
                 if now_s >= kill_at_s:
-                    os.kill(self._rng.choice(self._workers).pid, signal.SIGKILL)
-                    kill_at_s = now_s + self._rng.uniform(0.3, 0.7)
+                    os.kill(self._rng.choice(self._victims()).pid, signal.SIGKILL)
+                    # Once enough have died, a busy machine needs time for commits.
+                    pause_s = 0.5 if self.figures.kills < size.kills else 2.0
+                    kill_at_s = now_s + self._rng.uniform(0.6, 1.4) * pause_s
                 if now_s >= freeze_at_s:
                     self._freeze(self._rng.choice(self._workers))
                     freeze_at_s = now_s + self._rng.uniform(0.3, 1.0)
@@ -187,6 +191,14 @@ class _Conductor:
             for worker in self._workers:
                 os.kill(worker.pid, signal.SIGKILL)
                 os.waitpid(worker.pid, 0)
+
+    def _victims(self) -> list[_Worker]:
+        inside = self.figures.kills_in_commit
+        if self.figures.kills - inside < KILLS_ELSEWHERE * inside + KILLS_AT_FIRST:
+            return self._workers
+        # On a busy machine nobody would live for long enough to come to the commit that is to kill it.
+        others = [w for w in self._workers if w.work.fault is None or w.work.fault.action != "kill"]
+        return others or self._workers
 
     def _drain(self) -> None:
         self._is_over[0] = 1
@@ -225,7 +237,7 @@ class _Conductor:
             prefix = self._rng.choice(("publish.", "stage.", "reserve.committed"))
             return Fault("stop", lambda name: name.startswith(prefix), self._rng.randint(1, 8))
         delay_s = self._rng.choice((None, None, self._rng.uniform(0, 0.001)))
-        return Fault("kill", _is_commit, self._rng.randint(1, 5), delay_s)
+        return Fault("kill", _is_commit, self._rng.randint(1, 4), delay_s)
 
     def _freeze(self, worker: _Worker) -> None:
         if worker.awake_at_s is None:
@@ -321,7 +333,9 @@ class _Conductor:
             self._fail("error", worker.work.name, told)
 
     def _fail(self, kind: str, who: str, told: str) -> None:
-        self._result.failures.append(Failure(kind, f"{self._place.backend} {who}", told))
+        failure = Failure(kind, f"{self._place.backend} {who}", told)
+        if failure not in self._result.failures:  # what is gone is found again and again
+            self._result.failures.append(failure)
 
 
 def _is_commit(point: str) -> bool:

@@ -27,7 +27,17 @@ MUTATING: Final = (
 )
 """What changes what is on a disk, or makes it last. ``openat`` that creates is left out: most of its calls
 only open, and right after one that creates comes a write, or the lock, of what it has made."""
-READING: Final = ("read", "pread64", "preadv", "openat", "newfstatat", "fstat", "getdents64", "flock", "lseek")
+READING: Final = (
+    "read",
+    "pread64",
+    "preadv",
+    "openat",
+    "newfstatat",
+    "fstat",
+    "getdents64",
+    "flock",
+    "lseek",
+)
 ATTACH_TIMEOUT_S: Final = 20
 _COUNT: Final = re.compile(r"^\s*[0-9.]+\s+[0-9.]+\s+\d+\s+(\d+)\s+(?:\d+\s+)?([a-z0-9_]+)$", re.MULTILINE)
 
@@ -36,9 +46,7 @@ def unusable() -> str:
     """Return why strace cannot be used here; nothing if it can."""
     if shutil.which("strace") is None:
         return "strace is not installed"
-    tried = subprocess.run(
-        ["strace", "-o", os.devnull, "true"], capture_output=True, text=True, check=False
-    )
+    tried = subprocess.run(["strace", "-o", os.devnull, "true"], capture_output=True, text=True, check=False)
     return "" if tried.returncode == 0 else f"strace may not trace here: {tried.stderr.strip()[:100]}"
 
 

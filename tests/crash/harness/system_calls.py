@@ -56,9 +56,7 @@ def mutating_calls(arena: Arena, recording: Recording, mutate: Mutate = None) ->
     return calls_of(arena, recording, strace.MUTATING, mutate)
 
 
-def calls_of(
-    arena: Arena, recording: Recording, names: tuple[str, ...], mutate: Mutate = None
-) -> list[Call]:
+def calls_of(arena: Arena, recording: Recording, names: tuple[str, ...], mutate: Mutate = None) -> list[Call]:
     """Return each call of these names that a use case makes."""
     case = recording.case
     with arena.copy(case.prepared(arena, "sqlite")) as place:

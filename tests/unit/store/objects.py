@@ -7,8 +7,7 @@ from pathlib import Path
 from uuid import UUID
 
 from regmeta.oci.digest import Digest
-from regmeta.store import Staged, Staging, new_key
-from regmeta.store.filesystem import FilesystemStore
+from regmeta.store import BlobStore, Staged, Staging, new_key
 
 CONTENT = b"some content" * 1000
 DIGEST = Digest.of(CONTENT)
@@ -26,7 +25,7 @@ def put(staging: Staging, content: bytes = CONTENT) -> str:
     return staged.key
 
 
-def read(store: FilesystemStore, key: str, start: int = 0) -> bytes:
+def read(store: BlobStore, key: str, start: int = 0) -> bytes:
     content, buffer = bytearray(), memoryview(bytearray(999))
     with store.open(key, start) as stream:
         while got := stream.readinto(buffer):

@@ -1,0 +1,63 @@
+"""Breaks of the protocol that only an unlucky order of several processes brings to light.
+
+Each is applied in a worker of ``schedules``, and goes with it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+from uuid import uuid4
+
+from regmeta import db
+from regmeta.ingest import commit, reserve
+from regmeta.ingest.statements import Change
+from regmeta.ingest.unit_of_work import Writer
+from regmeta.maintain.collect import manifests, run, tasks
+from regmeta.maintain.collect.manifests import Collected
+from regmeta.oci.digest import Digest
+
+_NO_UUID: Final = "0" * 32
+
+
+def without_fence() -> None:
+    """Let commits drop their intents, and not look at whether they were still there."""
+
+    def fence(context: Any) -> None:
+        for key in context.plan.keys.values():
+            parameters = {"of": context.plan.owner, "keys": [key]}
+            context.connection.execute(commit._FENCE, parameters).all()
+
+    commit._fence = fence
+
+
+def digest_named_keys() -> None:
+    """Give a digest the same key each time."""
+
+    def new_key(digest: Digest) -> str:
+        return f"{digest.algorithm}/{digest.hex[:2]}/{digest.hex}.{_NO_UUID}"
+
+    reserve.new_key = new_key
+
+
+def judged_outside() -> None:
+    """Let the collector choose in one transaction and delete in another, with foreign keys off (SQLite)."""
+    db.PRAGMAS = tuple(  # type: ignore[misc]
+        pragma.replace("foreign_keys=ON", "foreign_keys=OFF") for pragma in db.PRAGMAS
+    )
+
+    def one_repository(writer: Writer, repository_id: int) -> Collected:
+        with writer.database.transaction("judge") as connection:
+            change = Change(db.stamp(connection), writer.actor, uuid4())
+            claimed = tasks.claim_manifests(connection, repository_id, change.stamp.now)
+            dead, put_off = manifests._judge(
+                connection, claimed, change.stamp.now, writer.lifetimes.history
+            )
+            tasks.settle(connection, tasks.of_targets(claimed, set(claimed) - put_off.keys()), {})
+        blobs = 0
+        if dead:
+            with writer.database.transaction("collect") as connection:
+                change = Change(db.stamp(connection), writer.actor, uuid4())
+                blobs = manifests._delete(connection, change, repository_id, dead, writer.lifetimes)
+        return Collected(len(claimed), len(dead), blobs)
+
+    run._one_repository = one_repository
