@@ -93,8 +93,3 @@ def cli_import(command: str, layout: Path, repository: str) -> list[str]:
 def cli_show_tag(command: str, reference: str) -> list[str]:
     """Return the command line that reads the row of one tag, `REPOSITORY:TAG`."""
     return [*shlex.split(command), "tag", "show", reference]
-
-
-def cli_verify(command: str, jobs: int) -> list[str]:
-    """Return the command line that verifies every byte with so many threads."""
-    return [*shlex.split(command), "verify", "--read-data", f"--jobs={jobs}"]

@@ -63,6 +63,10 @@ def status(ctx: typer.Context, as_json: Json = False) -> None:
             ("snapshots behind", found.snapshots_behind or "none"),
             ("dead objects", found.tombstones),
             ("to be collected", found.gc_tasks),
+            (
+                "collection",
+                "allowed" if found.collection_hold is None else f"on hold: {found.collection_hold}",
+            ),
             ("events", found.events),
             ("last commit", found.last_commit_at),
         ]

@@ -21,7 +21,7 @@ from regmeta.oci.streams import ByteStream
 Open = Callable[[], AbstractContextManager[ByteStream]]
 
 _HOLDERS: Final = (
-    sa.select(RepositoryBlob.repository_id, Blob.key)
+    sa.select(RepositoryBlob.repository_id)
     .join(Blob, Blob.id == RepositoryBlob.blob_id)
     .join(Repository, Repository.id == RepositoryBlob.repository_id)
     .where(Blob.digest == sa.bindparam("of"), Blob.state == "live", Repository.state == "active")
@@ -75,6 +75,6 @@ def _stage(unit: UnitOfWork, digest: Digest, size_bytes: int, copies: Mapping[st
 def _show(writer: Writer, digest: Digest) -> None:
     """Let the repositories' layouts link to the new object."""
     with writer.database.read() as connection:
-        holders = connection.execute(_HOLDERS, {"of": digest}).all()
-    for repository_id, key in holders:
-        writer.snapshots.flush_quietly(repository_id, {digest: key}, now=True)
+        holders = connection.execute(_HOLDERS, {"of": digest}).scalars().all()
+    for repository_id in holders:
+        writer.snapshots.flush_quietly(repository_id, {digest}, now=True)

@@ -24,7 +24,7 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 from uuid import uuid4
@@ -34,6 +34,7 @@ from sqlalchemy.engine import Connection
 
 from regmeta import errors
 from regmeta.db import Database
+from regmeta.ingest.reserve import chunks
 from regmeta.models import Blob, LayoutOutbox, Manifest, Repository, RepositoryBlob, StoreIdentity, Tag
 from regmeta.oci import layout, media_types
 from regmeta.oci.descriptor import REF_NAME, Descriptor
@@ -78,6 +79,15 @@ _OBJECTS: Final = (
     .join(RepositoryBlob, RepositoryBlob.blob_id == Blob.id)
     .where(RepositoryBlob.repository_id == sa.bindparam("of"), Blob.state == sa.bindparam("wanted"))
 )
+_THESE: Final = (
+    sa.select(Blob.digest, Blob.key)
+    .join(RepositoryBlob, RepositoryBlob.blob_id == Blob.id)
+    .where(
+        RepositoryBlob.repository_id == sa.bindparam("of"),
+        Blob.state == "live",
+        Blob.digest.in_(sa.bindparam("digests", expanding=True)),
+    )
+)
 _CLEAR: Final = sa.delete(LayoutOutbox).where(
     LayoutOutbox.repository_id == sa.bindparam("of"), LayoutOutbox.revision <= sa.bindparam("up_to")
 )
@@ -111,21 +121,21 @@ class SnapshotWriter:
         self._show_layouts = show_layouts
         self._clock_s = clock_s
         self._large: dict[int, float] = {}  # repository id -> when its snapshot was last written
-        self._postponed: dict[int, dict[Digest, str]] = {}
+        self._postponed: dict[int, set[Digest]] = {}
 
     def flush(
-        self, repository_id: int, objects: Mapping[Digest, str] | None = None, *, now: bool = False
+        self, repository_id: int, objects: Collection[Digest] | None = None, *, now: bool = False
     ) -> None:
         """Write a repository's snapshot and clear its row, unless it is large and was written just now.
 
-        *objects* are those that an ingest added, to be shown in the layout; without them all are.
+        *objects* are the blobs that an ingest added, to be shown in the layout; without them all are.
         *now* writes it in any case.
 
         Raises:
             Error: it could not be written; the row stands, and the next writer does it.
         """
         if objects is not None:
-            self._postponed.setdefault(repository_id, {}).update(objects)
+            self._postponed.setdefault(repository_id, set()).update(objects)
         last_s = self._large.get(repository_id)
         if not now and last_s is not None and self._clock_s() - last_s < COALESCE_S:
             return
@@ -140,7 +150,7 @@ class SnapshotWriter:
             self._large[repository_id] = self._clock_s()
 
     def flush_quietly(
-        self, repository_id: int, objects: Mapping[Digest, str] | None = None, *, now: bool = False
+        self, repository_id: int, objects: Collection[Digest] | None = None, *, now: bool = False
     ) -> None:
         """Do the same, but only log what goes wrong: what was committed is committed."""
         try:
@@ -151,7 +161,7 @@ class SnapshotWriter:
     def flush_postponed(self) -> None:
         """Write what was put off."""
         for repository_id in list(self._postponed):
-            self.flush_quietly(repository_id, {}, now=True)
+            self.flush_quietly(repository_id, (), now=True)
 
     def flush_outbox(self) -> int:
         """Write every snapshot that is behind; returns how many that were."""
@@ -170,16 +180,30 @@ class SnapshotWriter:
         return snapshot
 
     def _show(self, repository_id: int, snapshot: Snapshot, *, everything: bool) -> None:
-        objects: Collection[Any] = self._postponed.get(repository_id, {}).items()
-        if everything:
-            with self._database.read() as connection:
-                objects = objects_of(connection, repository_id)
+        digests = None if everything else sorted(self._postponed.get(repository_id, ()))
         assert self._store.layouts is not None
         findings = self._store.layouts.update(
-            snapshot.repository, snapshot.version, snapshot.content, objects, whole=everything
+            snapshot.repository,
+            snapshot.version,
+            snapshot.content,
+            lambda: self._objects(repository_id, digests),
+            whole=everything,
         )
         for finding in findings:
             _log.warning("the layout of %s is incomplete: %s", snapshot.repository, finding)
+
+    def _objects(self, repository_id: int, digests: Sequence[Digest] | None) -> list[tuple[Digest, str]]:
+        """Return what the rows name now, not what an ingest brought: another may have brought it first."""
+        if digests is not None and not digests:
+            return []
+        with self._database.read() as connection:
+            if digests is None:
+                return objects_of(connection, repository_id)
+            return [
+                (digest, key)
+                for some in chunks(digests)
+                for digest, key in connection.execute(_THESE, {"of": repository_id, "digests": some})
+            ]
 
     def _remove_older(self, snapshot: Snapshot) -> None:
         for name in self._store.list_records(f"layouts/{snapshot.repository}"):

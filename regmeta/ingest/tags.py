@@ -92,5 +92,5 @@ def _change(writer: Writer, repository: str, what: str, move: _Move) -> CommitRe
 
     result = retried(once)
     for repository_id, _ in result.repositories:
-        writer.snapshots.flush_quietly(repository_id, {})
+        writer.snapshots.flush_quietly(repository_id, ())
     return result

@@ -206,12 +206,10 @@ class UnitOfWork:
         """Write the snapshots. Cannot fail: what is not done is in the outbox for the next writer."""
         self._require(Phase.COMMITTED)
         assert self._result is not None
-        keys: dict[Digest, str] = {digest: blob.key for digest, blob in self._stored.items()}
-        keys.update({digest: self._keys[digest] for digest in self._published})
         for repository_id, name in self._result.repositories:
             mine = [image for image in self._images if image.request.repository == name]
-            objects = {digest: keys[digest] for image in mine for digest in image.blobs}
-            self._writer.snapshots.flush_quietly(repository_id, objects)
+            blobs = {digest for image in mine for digest in image.blobs}
+            self._writer.snapshots.flush_quietly(repository_id, blobs)
         self._give_back_unused()
         self.phase = Phase.FINISHED
 

@@ -187,5 +187,6 @@ class Status:
     snapshots_behind: tuple[str, ...]
     tombstones: int
     gc_tasks: int
+    collection_hold: str | None
     events: int
     last_commit_at: datetime | None

@@ -12,7 +12,10 @@ from regmeta.errors import SchemaMismatch
 from regmeta.query import results
 
 _IDENTITY: Final = sa.select(
-    models.StoreIdentity.store_id, models.StoreIdentity.database_id, models.StoreIdentity.epoch
+    models.StoreIdentity.store_id,
+    models.StoreIdentity.database_id,
+    models.StoreIdentity.epoch,
+    models.StoreIdentity.hold_reason,
 )
 _OPEN: Final = (
     sa.select(
@@ -88,6 +91,7 @@ def status(database: Database, store_location: str) -> results.Status:
             snapshots_behind=tuple(connection.execute(_BEHIND).scalars()),
             tombstones=tombstones,
             gc_tasks=tasks,
+            collection_hold=identity.hold_reason,
             events=events,
             last_commit_at=connection.execute(_LAST_COMMIT).scalar(),
         )

@@ -118,13 +118,14 @@ class LayoutWriter(Protocol):
         repository: str,
         version: tuple[int, int],
         index: bytes,
-        objects: Collection[tuple[Digest, str]],
+        objects: Callable[[], Collection[tuple[Digest, str]]],
         *,
         whole: bool = False,
     ) -> list[str]:
         """Show *index* as the layout of *repository*; return what could not be done, in words.
 
-        *objects* are added; with *whole* they are all that there is, and others are taken away.
+        *objects* are asked for while no other writer is at this layout, and added; with *whole* they are
+        all that there is, and others are taken away.
 
         Raises:
             Locked: another process works on it for too long.

@@ -12,7 +12,7 @@ underscore is not.)
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
 
 from regmeta.errors import StoreUnavailable
@@ -37,14 +37,15 @@ class RepositoryLayouts:
         repository: str,
         version: tuple[int, int],
         index: bytes,
-        objects: Collection[tuple[Digest, str]],
+        objects: Callable[[], Collection[tuple[Digest, str]]],
         *,
         whole: bool = False,
     ) -> list[str]:
         """Show *index* as a repository's layout, with links to *objects* (digest, key) added.
 
-        With *whole* other links go, unless a newer version is shown already. *version* is (epoch,
-        revision). Returns what could not be done, in words.
+        They are asked for under the layout's lock, so that a writer which was overtaken does not link what
+        has been collected meanwhile. With *whole* other links go. *version* is (epoch, revision): an older
+        index never replaces a newer one. Returns what could not be done, in words.
 
         Raises:
             Locked: another process works on this layout for longer than half a second.
@@ -62,14 +63,15 @@ class RepositoryLayouts:
             return [str(error)]
         try:
             wait_for_lock(lock_fd, f"{self._root.path}/{folder}/_layout.lock", LOCK_TIMEOUT_S)
-            findings = self._link(f"{folder}/_layout", objects)
+            wanted = objects()
+            findings = self._link(f"{folder}/_layout", wanted)
             if _shown(lock_fd) < version:
                 self._write(f"{folder}/_layout/{layout.LAYOUT_FILE}", layout.LAYOUT_CONTENT)
                 self._write(f"{folder}/_layout/{layout.INDEX_FILE}", index)
                 os.pwrite(lock_fd, b"%020d %020d" % version, 0)
                 reach("layout.shown")
-            if whole and _shown(lock_fd) <= version:
-                self._remove_others(f"{folder}/_layout", objects)
+            if whole:
+                self._remove_others(f"{folder}/_layout", wanted)
         except OSError as error:
             return [f"{folder}/_layout: {error.strerror}"]
         except StoreUnavailable as error:

@@ -228,7 +228,9 @@ def remove_folder(root: Root, name: str) -> None:
     """Remove a staging folder whose lock is held, with all that lies in it: the lock file last."""
     with suppress(FileNotFoundError):  # when it is nearly empty, who recovers may be faster
         with root.opened_folder(name) as fd:
-            for entry in os.scandir(fd):
+            with os.scandir(fd) as entries:
+                found = list(entries)
+            for entry in found:
                 if entry.is_dir(follow_symlinks=False):
                     durable.remove_tree(entry.name, fd, "staging.folder_removed")
                 elif entry.name != LOCK_NAME:

@@ -356,3 +356,45 @@ def test_import_of_the_same_image_after_its_collection_is_whole(
         assert objects(impatient.store) == {}
     import_all(impatient, layout)
     assert_only_live_objects(impatient)
+
+
+# --- layouts ----------------------------------------------------------------------------------
+
+
+def shown(writing: Writing) -> dict[str, int]:
+    """Return the blobs that the repository's layout shows, with their inodes."""
+    folder = Path(writing.store.location) / "repositories/app/_layout/blobs/sha256"
+    return {path.name: path.stat().st_ino for path in folder.iterdir()}
+
+
+def test_layout_shows_the_object_that_was_first_not_the_one_that_lost(
+    impatient: Writing, builder: LayoutBuilder, layout: Path
+) -> None:
+    image = builder.image()
+    with source_of(builder, layout) as source:
+        late = ingest_of(impatient, request(source, image, tag="late"))
+        late.prepare()
+        commit_one(impatient, builder, image, layout / "first", tag="first")
+        late.commit()
+        late.unit.finish()
+    blobs = Path(impatient.store.location) / "blobs"
+    stored = {
+        key.rpartition("/")[2].partition(".")[0]: (blobs / key).stat().st_ino
+        for key in keys_in(impatient.database, "blobs")
+    }
+    assert shown(impatient) == stored
+
+
+def test_writer_that_was_overtaken_does_not_show_what_was_collected(
+    impatient: Writing, builder: LayoutBuilder, layout: Path
+) -> None:
+    kept, gone = builder.image(), builder.image()
+    commit_one(impatient, builder, kept, layout / "1", tag="kept")
+    with source_of(builder, layout / "2") as source:
+        late = ingest_of(impatient, request(source, gone, tag="gone"))
+        late.prepare()
+        late.commit()
+        remove_tag(impatient.writer, "app", "gone")
+        assert collect(impatient.writer, impatient.store).manifests == 1
+        late.unit.finish()
+    assert len(shown(impatient)) == 4

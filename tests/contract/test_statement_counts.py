@@ -27,8 +27,8 @@ def import_counted(writing: Writing, path: Path, status: str = "imported") -> St
     return found
 
 
-# Skip (1), reserve (3), commit (19, one more for what indexes list), snapshot (3), outbox (1).
-IMPORT = {"images": 27, "indexes": 28}
+# Skip (1), reserve (3), commit (19, one more for what indexes list), snapshot (3), layout (1), outbox (1).
+IMPORT = {"images": 28, "indexes": 29}
 
 
 @pytest.mark.parametrize("kind", ["images", "indexes"])

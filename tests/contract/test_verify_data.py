@@ -175,6 +175,7 @@ def test_run_that_was_stopped_goes_on_and_keeps_what_it_had_found(
     writing: Writing, blobs: Prepared, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(data, "GROUP_BYTES", 50_000)
+    monkeypatch.setattr(data, "GROUPS_AHEAD", 4)
     paths = sorted(blobs(100))
     spoil(paths[0], b"x" * paths[0].stat().st_size)
     spoil(paths[-1], b"x" * paths[-1].stat().st_size)
@@ -186,6 +187,7 @@ def test_run_that_was_stopped_goes_on_and_keeps_what_it_had_found(
             first,
             checkpoint=checkpoint,
             progress=Told(500_000, interrupted),
+            jobs=1,
         )
     assert checkpoint.state is not None
     after = checkpoint.state["after"]
@@ -254,11 +256,13 @@ def test_what_was_healed_after_the_interruption_is_not_reported(
     writing: Writing, blobs: Prepared, layout: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(data, "GROUP_BYTES", 50_000)
+    monkeypatch.setattr(data, "GROUPS_AHEAD", 4)
     paths = sorted(blobs(60))
     spoil(paths[0], b"x" * paths[0].stat().st_size)
     checkpoint = Noted()
+    told = Told(400_000, interrupted)
     with pytest.raises(KeyboardInterrupt):
-        verified(writing.database, writing.store, checkpoint=checkpoint, progress=Told(400_000, interrupted))
+        verified(writing.database, writing.store, checkpoint=checkpoint, progress=told, jobs=1)
     assert checkpoint.state is not None
     assert len(checkpoint.state["findings"]) == 1
     change(
@@ -497,13 +501,14 @@ def test_store_of_another_database_is_refused(writing: Writing) -> None:
 # --- beside writers and collectors ------------------------------------------------------------
 
 
-@pytest.mark.parametrize("contents", ["shared", "own"])
+@pytest.mark.parametrize("collecting", [True, False], ids=["collector", "layouts"])
 def test_nothing_is_found_beside_writers_and_a_collector(
-    settings: Settings, tmp_path: Path, contents: str
+    settings: Settings, tmp_path: Path, collecting: bool
 ) -> None:
-    """Layouts are looked at where each writer has bytes of its own.
+    """Layouts are looked at where nobody collects and each writer has bytes of its own.
 
-    Of two that bring the same bytes at the same moment, one shows the object of the other's row or its own.
+    Otherwise they do differ at times: a late writer links what was collected meanwhile, or its own copy of
+    bytes that another one has committed.
     """
     stop = threading.Event()
     turns: Counter[str] = Counter()
@@ -517,7 +522,7 @@ def test_nothing_is_found_beside_writers_and_a_collector(
 
     def push(repository: str) -> Callable[[Writing, int], None]:
         def turn(writing: Writing, number: int) -> None:
-            builder = LayoutBuilder(seed=number + (1000 if contents == "own" and repository == "b" else 0))
+            builder = LayoutBuilder(seed=number + (1000 if not collecting and repository == "b" else 0))
             one, two = builder.image(), builder.image()
             index = builder.index([one, two], {"turn": f"{repository}{number}"})
             folder = tmp_path / f"{repository}-{number}"
@@ -536,12 +541,13 @@ def test_nothing_is_found_beside_writers_and_a_collector(
         others = [
             pool.submit(work, "a", push("a")),
             pool.submit(work, "b", push("b")),
-            pool.submit(work, "gc", lambda writing, _: collect(writing.writer, writing.store)),
         ]
+        if collecting:
+            others.append(pool.submit(work, "gc", lambda writing, _: collect(writing.writer, writing.store)))
         try:
             while time.monotonic() < until_s or turns["a"] < 3:
                 assert not any(other.done() for other in others)
-                found += verified(mine.database, mine.store, host="here", layouts=contents == "own").findings
+                found += verified(mine.database, mine.store, host="here", layouts=not collecting).findings
                 turns["verify"] += 1
         finally:
             stop.set()
@@ -549,6 +555,7 @@ def test_nothing_is_found_beside_writers_and_a_collector(
             other.result()
     assert found == []
     assert turns["verify"] >= 2
+    assert (turns["gc"] > 0) is collecting
 
 
 # --- values that regmeta never writes ---------------------------------------------------------

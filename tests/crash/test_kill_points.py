@@ -24,13 +24,20 @@ def test_every_failpoint_is_reached_by_a_use_case(registries: Arena) -> None:
     assert set(named_points()) - reached == NOT_REACHED.keys()
 
 
-def test_nothing_is_lost_where_a_process_is_killed(all_registries: Arena) -> None:
-    result = kill_points.run(all_registries, quick=True)
+def test_nothing_is_lost_where_a_process_is_killed(registries: Arena) -> None:
+    result = kill_points.run(registries, quick=True)
     assert result.failures == []
-    assert result.killed == len(result.points) >= 25
+    assert result.killed == len(result.points) >= 20
+
+
+def test_nothing_is_lost_where_a_process_is_killed_on_a_server(all_registries: Arena) -> None:
+    result = kill_points.run(all_registries, quick=True, backends=("postgresql",))
+    assert result.failures == []
+    assert result.killed == len(result.points) >= 4
 
 
 @pytest.mark.soak
+@pytest.mark.timeout(1800)
 def test_nothing_is_lost_at_any_failpoint_of_any_use_case(all_registries: Arena) -> None:
     result = kill_points.run(all_registries)
     assert result.failures == []

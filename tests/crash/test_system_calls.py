@@ -17,6 +17,7 @@ def test_nothing_is_lost_where_a_system_call_kills(registries: Arena) -> None:
 
 
 @pytest.mark.soak
+@pytest.mark.timeout(1800)
 def test_nothing_is_lost_at_any_system_call_of_an_import(registries: Arena) -> None:
     result = system_calls.run(registries)
     assert result.failures == []

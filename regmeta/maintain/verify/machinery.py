@@ -11,8 +11,9 @@ from sqlalchemy.orm import aliased
 
 from regmeta import db
 from regmeta.db import Database
+from regmeta.ingest.reserve import chunks
 from regmeta.maintain.verify.findings import Finding, Kind
-from regmeta.maintain.verify.pages import raw, reading, shown
+from regmeta.maintain.verify.pages import pages, raw, reading, shown
 from regmeta.models import (
     Blob,
     GcTask,
@@ -29,11 +30,7 @@ from regmeta.store import BlobStore
 OVERDUE: Final = timedelta(hours=24)  # a collector should have run by then
 AT_MOST: Final = 1000  # of each kind; the first ones tell what is wrong
 
-_INTENTS: Final = (
-    sa.select(Intent.id, Intent.key, Intent.owner, Intent.host, Intent.expires_at)
-    .order_by(Intent.id)
-    .limit(AT_MOST)
-)
+_INTENTS: Final = sa.select(Intent.id, Intent.key, Intent.owner, Intent.host, Intent.expires_at)
 _STUCK: Final = (
     sa.select(Tombstone.id, Tombstone.key, Tombstone.attempts, Tombstone.last_error, Tombstone.not_before)
     .where(
@@ -80,21 +77,10 @@ def check_machinery(database: Database, store: BlobStore, host: str) -> Iterator
     """Look for what ended processes left, for deletions that do not happen, and for forgotten garbage."""
     with reading(database) as connection:
         now = db.clock(connection)
-        intents = connection.execute(_INTENTS).all()
         stuck = connection.execute(_STUCK, {"overdue": now - OVERDUE}).all()
         manifests: Any = connection.execute(_NO_MANIFEST_TASK, {"now": now}).all()
         blobs: Any = connection.execute(_NO_BLOB_TASK, {"now": now}).all()
-    for intent in intents:
-        if intent.expires_at < now:
-            why = "its time is over"
-        elif intent.host == host and not store.staging_exists(intent.owner):
-            why = "its process has ended"
-        else:
-            continue
-        # Owned until a moment ago: its process may have just finished.
-        if _stands(database, intent.id):
-            detail = f"{why}; any command that writes clears it up, or 'regmeta recover'"
-            yield Finding(Kind.INTENT_STALE, intent.key, detail, intent.id)
+    yield from _check_intents(database, store, host)
     for row in stuck:
         why = f"could not be deleted: {row.last_error}" if row.last_error else "overdue: run 'regmeta gc run'"
         yield Finding(Kind.TOMBSTONE_STUCK, row.key, why, row.id)
@@ -110,7 +96,23 @@ def check_machinery(database: Database, store: BlobStore, host: str) -> Iterator
         yield Finding(Kind.TASK_MISSING, shown(row.digest), detail, row.id)
 
 
-def _stands(database: Database, intent_id: int) -> bool:
-    with reading(database) as connection:
-        found = connection.execute(sa.select(Intent.id).where(Intent.id == intent_id))
-        return found.first() is not None
+def _check_intents(database: Database, store: BlobStore, host: str) -> Iterator[Finding]:
+    for intents in pages(database, _INTENTS, Intent.id):
+        here = {intent.owner for intent in intents if intent.host == host}
+        ended = {owner for owner in here if not store.staging_exists(owner)}
+        with reading(database) as connection:
+            now = db.clock(connection)
+            # Its process may have committed it, given it back or renewed it since the page was read.
+            of = [intent.id for intent in intents if intent.expires_at < now or intent.owner in ended]
+            stale: list[Any] = []
+            for ids in chunks(of):
+                stale += connection.execute(_INTENTS.where(Intent.id.in_(ids)).order_by(Intent.id))
+        for intent in stale:
+            if intent.expires_at < now:
+                why = "its time is over"
+            elif intent.owner in ended:
+                why = "its process has ended"
+            else:
+                continue
+            detail = f"{why}; any command that writes clears it up, or 'regmeta recover'"
+            yield Finding(Kind.INTENT_STALE, intent.key, detail, intent.id)

@@ -124,6 +124,8 @@ def verify(
         report.marked = _mark(database, report.findings)
         if not report.findings:
             report.hold_released = release_hold(database)
+    if options.read_data is not None:
+        checkpoint.clear()  # now that what was found is marked
     report.seconds = time.monotonic() - began_s
     return report
 
@@ -193,7 +195,6 @@ def _read_data(
         state["findings"] = [asdict(finding) for finding in found]
         checkpoint.save(state)
         raise
-    checkpoint.clear()
     report.objects_read, report.bytes_read = state["objects"], state["bytes"]
     # The same object may have been found by its size already.
     known = {finding.subject for finding in report.findings if finding.kind in OF_OBJECTS}

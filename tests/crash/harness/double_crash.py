@@ -16,7 +16,7 @@ from tests.crash.harness.report import Failure, Result, measured
 from tests.crash.harness.use_cases import use_case
 
 NAME: Final = "double crash"
-CASES: Final = ("import", "import bad", "heal", "tag set", "recover")
+CASES: Final = ("import", "import bad", "heal", "tag set", "recover", "collect")
 FIRST_CRASHES: Final = 60
 SECOND_CRASHES: Final = 5  # of each first one, if recovering has as many points
 SEED: Final = 3

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 from uuid import uuid4
 
 import sqlalchemy as sa
@@ -55,6 +55,7 @@ class Arena:
     socket_folder: str | None
     sources: Path = field(init=False)
     bases: dict[tuple[str, str], Place] = field(default_factory=dict)
+    recordings: dict[tuple[str, str], Any] = field(default_factory=dict)  # see there
     _postgres: dict[int, Postgres] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -24,7 +24,17 @@ from tests.crash.harness.use_cases import use_case
 from tests.support.registry import settings_of
 
 NAME: Final = "power cuts"
-CASES: Final = ("init", "import", "import bad", "slow import", "heal", "tag set", "tag rm", "recover")
+CASES: Final = (
+    "init",
+    "import",
+    "import bad",
+    "slow import",
+    "heal",
+    "tag set",
+    "tag rm",
+    "recover",
+    "collect",
+)
 QUICK_CASES: Final = ("tag set",)
 DATABASE_MIB: Final = 24
 STORE_MIB: Final = 32

@@ -279,7 +279,7 @@ def _intervals(database: Database, repository: str) -> dict[str, int]:
 
 def _read_back(reading: Reading, repository: str, tag: str, interval: int) -> str | None:
     """Export an image; returns what is wrong, "" if it went away meanwhile."""
-    target = _Memory()
+    target = MemoryExport()
     try:
         export(reading.database, reading.store, Reference(repository, tag), target)
     except errors.Error as error:
@@ -294,14 +294,14 @@ def _read_back(reading: Reading, repository: str, tag: str, interval: int) -> st
     return f"{wrong} have other bytes" if wrong else None
 
 
-class _Memory:
+class MemoryExport:
     """An export that is kept in memory."""
 
     def __init__(self) -> None:
         self.found: dict[str, bytes] = {}
         self.index = b""
 
-    def __enter__(self) -> _Memory:
+    def __enter__(self) -> MemoryExport:
         return self
 
     def __exit__(
