@@ -41,6 +41,7 @@ from regmeta.ingest.unit_of_work import Writer
 from regmeta.maintain.collect.run import collect
 from regmeta.maintain.collect.sweep import sweep
 from regmeta.maintain.rebuild.reconcile import reconcile
+from regmeta.maintain.rebuild.report import NoProgress
 from regmeta.maintain.recover import recover
 from regmeta.maintain.setup import make_identity
 from regmeta.oci.digest import Digest
@@ -59,7 +60,16 @@ LIFETIMES: Final = Lifetimes(lease=NOW, garbage=NOW, tombstone=NOW, history=NOW,
 SWEPT: Final = replace(LIFETIMES, max_upload=timedelta(hours=-1))  # files have the store's clock
 REPOSITORIES: Final = ("app", "lib")
 TAGS: Final = ("one", "two")
-DURABLE: Final = ("flush", "rename", "link", "unlink", "make_folder", "remove_folder", "remove_tree", "create")
+DURABLE: Final = (
+    "flush",
+    "rename",
+    "link",
+    "unlink",
+    "make_folder",
+    "remove_folder",
+    "remove_tree",
+    "create",
+)
 
 Key = tuple[str, str]  # repository and tag
 
@@ -295,7 +305,9 @@ class Machine(RuleBasedStateMachine):
             ):
                 found[name].add(str(Digest.from_bytes(bytes(digest))))
             assert found == {name: self._kept(name, found[name]) for name in REPOSITORIES}
-            self._damaged &= {digest for names in found.values() for root in names for digest in blobs_of(root)}
+            self._damaged &= {
+                digest for names in found.values() for root in names for digest in blobs_of(root)
+            }
             self._check_whole()
 
     @rule()
@@ -303,20 +315,20 @@ class Machine(RuleBasedStateMachine):
         """The snapshots say what the rows say: nothing is to be put back."""
 
         def body() -> None:
-            report = reconcile(self._process.writer, self._process.store, _Quiet())
+            report = reconcile(self._process.writer, self._process.store, NoProgress())
             assert (report.changed, report.manifests, report.blobs, report.tags) == (0, 0, 0, 0)
 
         self._run("reconcile", body, {})
 
     @precondition(lambda self: self._model)
-    @rule(data=st.data())
-    def rot(self, data: st.DataObject) -> None:
+    @rule(which=st.integers(0, 999), part=st.integers(0, 999), heals=st.booleans())
+    def rot(self, which: int, part: int, heals: bool) -> None:
         """A stored blob of a tagged image rots, and is found; the next push of it heals."""
-        key = data.draw(st.sampled_from(sorted(self._model)))
+        key = sorted(self._model)[which % len(self._model)]
         wanted = sorted(blobs_of(self._model[key]) - self._damaged)
         if not wanted:
             return
-        digest = data.draw(st.sampled_from(wanted))
+        digest = wanted[part % len(wanted)]
         [(number, at)] = rows(
             self._process.database,
             "SELECT id, key FROM blobs WHERE digest = :of",
@@ -330,20 +342,19 @@ class Machine(RuleBasedStateMachine):
             self._exported(key)
         mark_damaged(self._process.database, [(number, at)])
         self._damaged.add(digest)
+        if heals:
+            [image] = [image for image in IMAGES if image["digest"] == self._model[key]]
+            self.push(image, *key)
 
     @rule(after=st.integers(1, 60), again=st.none() | st.integers(1, 15))
-    def crash_in_next(self, after: int, again: int | None) -> None:
-        """Let the process die in what comes next, and perhaps the one that recovers as well."""
+    def crash_later(self, after: int, again: int | None) -> None:
+        """Let the process die so many steps later, and perhaps the one that recovers as well."""
         self.fuse.left, self._second = after, again
 
     @rule()
     def restart(self) -> None:
-        def body() -> None:
-            self._process.end()
-            self._process = Process(self._settings)
-
-        self.fuse.left = None
-        body()
+        self._process.end()
+        self._process = Process(self._settings)
 
     # --- what must hold ---------------------------------------------------------------------
 
@@ -376,7 +387,6 @@ class Machine(RuleBasedStateMachine):
         except Crash:
             self._recover(what, changes)
             return False
-        self.fuse.left = self._second = None
         if done:
             self._apply(changes)
         return True
@@ -395,6 +405,7 @@ class Machine(RuleBasedStateMachine):
                 type(self).deaths.append("recover")
                 self.fuse.left = None
         self.fuse.left = None
+        assert keys_in(self._process.database, "intents") == set()
         if self._tags() != self._model:
             self._apply(changes)  # it was committed; anything else is found by the invariant
         self._check_whole()
@@ -438,16 +449,8 @@ class Machine(RuleBasedStateMachine):
         return target.found
 
 
-class _Quiet:
-    def started(self, repositories: int) -> None: ...
-
-    def finished(self, repository: str) -> None: ...
-
-
 @pytest.fixture
-def machine(
-    monkeypatch: pytest.MonkeyPatch, sqlite_template: Path, tmp_path: Path
-) -> type[Machine]:
+def machine(monkeypatch: pytest.MonkeyPatch, sqlite_template: Path, tmp_path: Path) -> type[Machine]:
     """The machine, in whose process all work is done by one thread."""
     fuse = Fuse()
     for module in (local_registry, filesystem):

@@ -22,7 +22,7 @@ from regmeta.errors import IdentityMismatch, Locked, LostReservation, NotFound
 from regmeta.ingest import local_registry
 from regmeta.ingest.plan import Lifetimes
 from regmeta.ingest.tags import remove_tag, set_tag
-from regmeta.maintain.collect import dead_objects
+from regmeta.maintain.collect import dead_objects, hold
 from regmeta.maintain.collect.run import CollectReport, collect
 from regmeta.maintain.collect.sweep import sweep
 from regmeta.maintain.rebuild.identity import switch
@@ -132,8 +132,8 @@ def opened(settings: Settings, aside: Freeze) -> Iterator[Opened]:
 
 @pytest.fixture
 def points_of_deletion(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make points of what is no durable step: before the record is read again, and before the first delete."""
-    check, delete = dead_objects.check_may_delete, filesystem.FilesystemStore.delete
+    """Make points of what is no durable step: the record is read again, an object is deleted."""
+    check, delete = hold.check_may_delete, filesystem.FilesystemStore.delete
 
     def checked(*arguments: Any) -> None:
         failpoints.reach("test.tombstones_read")
@@ -304,9 +304,7 @@ def test_writer_that_stood_still_for_longer_than_its_intents_uses_new_keys(
     builder.tag(image, "v1")
     builder.write(layout)
     # Right after the reserve there is no step outside of a transaction but the first file.
-    writer = aside(
-        lambda: import_all(slow, layout), "stage.created" if freeze_at == "reserve" else freeze_at
-    )
+    writer = aside(lambda: import_all(slow, layout), "stage.created" if freeze_at == "reserve" else freeze_at)
     old = keys_in(other.database, "intents")
     assert len(old) == 4
     change(other.database, "UPDATE intents SET expires_at = 0")

@@ -53,7 +53,6 @@ _CHILDREN: Final = sa.select(Manifest.digest, Manifest.id).where(
 _LINKS: Final = sa.select(RepositoryBlob.blob_id).where(
     RepositoryBlob.repository_id == sa.bindparam("repository"), RepositoryBlob.blob_id.in_(_ids)
 )
-_DIGESTS: Final = frozenset({"absent_digest", "chain_digest", "child_digest"})
 # Not in the bytes: who brought it, when, and for how long it is left alone.
 NOT_DERIVED: Final = frozenset(
     {"repository_id", "digest", "content", "blob_id", "pushed_at", "pushed_by", "lease_until"}

@@ -36,8 +36,12 @@ def run(
     mutate: Mutate = None,
     cases: tuple[UseCase, ...] = USE_CASES,
     backends: tuple[str, ...] = (),
+    every: int = 1,
 ) -> Result:
-    """Kill at each point; on PostgreSQL at the first and the last of each name. *quick* takes a sample."""
+    """Kill at each point; on PostgreSQL at the first and the last of each name. *quick* takes a sample.
+
+    *every* takes one of so many points.
+    """
     with measured(NAME) as result:
         points: list[_Point] = []
         for backend in backends or arena.backends:
@@ -52,6 +56,7 @@ def run(
                 for backend, step in QUICK_STEPS.items()
                 for point in [point for point in points if point.backend == backend][::step]
             ]
+        points = points[::every]
 
         def kill(point: _Point) -> tuple[bool, list[Failure]]:
             return _kill(arena, point, mutate)

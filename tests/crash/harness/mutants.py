@@ -19,10 +19,14 @@ from regmeta.ingest.unit_of_work import Phase, UnitOfWork
 from regmeta.maintain.collect import blobs as collect_blobs
 from regmeta.models import Intent
 from regmeta.store import durable, filesystem
-from tests.crash.harness import kill_points, power_cuts
+from tests.crash.harness import kill_points, power_cuts, schedules
 from tests.crash.harness.places import Arena
-from tests.crash.harness.report import Result
+from tests.crash.harness.report import Failure, Result, measured
+from tests.crash.harness.schedule_mutants import digest_named_keys, judged_outside, without_fence
 from tests.crash.harness.use_cases import use_case
+
+EVERY_POINT: Final = 2  # of a use case: a mutant shows at many of them
+EVERY_CUT: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,13 +136,24 @@ def _replace(owner: Any, name: str, value: Any) -> None:
 def _kill_points(*cases: str) -> Callable[[Arena, Callable[[], None]], Result]:
     def run(arena: Arena, mutate: Callable[[], None]) -> Result:
         chosen = tuple(use_case(name) for name in cases)
-        return kill_points.run(arena, mutate=mutate, cases=chosen, backends=("sqlite",))
+        return kill_points.run(arena, mutate=mutate, cases=chosen, backends=("sqlite",), every=EVERY_POINT)
 
     return run
 
 
 def _power_cuts(*cases: str) -> Callable[[Arena, Callable[[], None]], Result]:
-    return lambda arena, mutate: power_cuts.run(arena, mutate=mutate, cases=cases)
+    return lambda arena, mutate: power_cuts.run(arena, mutate=mutate, cases=cases, every=EVERY_CUT)
+
+
+def _schedules(seeds: int) -> Callable[[Arena, Callable[[], None]], Result]:
+    def run(arena: Arena, mutate: Callable[[], None]) -> Result:
+        with measured(schedules.NAME) as result:
+            for found in schedules.run_seeds(arena, "sqlite", range(1, 1 + seeds), mutate):
+                failures = [Failure(kind, found.where, text) for kind, text in found.bad]
+                result.add(found.where, killed=False, failures=failures)
+        return result
+
+    return run
 
 
 MUTANTS: Final = (
@@ -184,5 +199,22 @@ MUTANTS: Final = (
         frozenset({"lost"}),
         _synchronous_normal,
         _power_cuts("tag set", "import"),
+    ),
+    Mutant(
+        "no fence", "schedules", frozenset({"dangling", "lost", "partial"}), without_fence, _schedules(20)
+    ),
+    Mutant(
+        "keys named by digest",
+        "schedules",
+        frozenset({"dangling", "lost", "partial"}),
+        digest_named_keys,
+        _schedules(100),
+    ),
+    Mutant(
+        "collector decides outside its transaction, no foreign keys",
+        "schedules",
+        frozenset({"dangling", "lost", "partial"}),
+        judged_outside,
+        _schedules(200),
     ),
 )

@@ -55,9 +55,14 @@ class _Cut:
 
 
 def run(
-    arena: Arena, *, quick: bool = False, mutate: Mutate = None, cases: tuple[str, ...] = CASES
+    arena: Arena,
+    *,
+    quick: bool = False,
+    mutate: Mutate = None,
+    cases: tuple[str, ...] = CASES,
+    every: int = 1,
 ) -> Result:
-    """Cut the power at each point; *quick* of one use case only."""
+    """Cut the power at each point; *quick* of one use case only. *every* judges one cut of so many."""
     with measured(NAME) as result:
         result.skipped = mounts.unusable(loop=True)
         if result.skipped:
@@ -73,6 +78,7 @@ def run(
                 for recording, some in zip(recordings, taken, strict=True)
                 for cut in some
             ]
+            cuts = cuts[::every]
             for cut, failures in zip(cuts, spread(cuts, lambda cut: _judged(arena, cut)), strict=True):
                 result.add(cut.where, killed=True, failures=failures)
         finally:

@@ -41,6 +41,7 @@ from regmeta.maintain.recover import recover
 from regmeta.oci.digest import Digest
 from regmeta.oci.names import Reference
 from regmeta.oci.streams import ByteStream
+from regmeta.settings import Settings
 from regmeta.sources.open import open_source
 from regmeta.store import filesystem
 from regmeta.store.filesystem import FilesystemStore
@@ -63,9 +64,7 @@ OPERATIONS: Final = 3  # of one session
 ROUNDS: Final = 6  # of collectors and sweeper at most, while anybody writes
 READS: Final = 24  # the same of the reader
 NOW: Final = timedelta()
-AT_ONCE: Final = Lifetimes(
-    intent=NOW, max_upload=NOW, lease=NOW, garbage=NOW, tombstone=NOW, history=NOW
-)
+AT_ONCE: Final = Lifetimes(intent=NOW, max_upload=NOW, lease=NOW, garbage=NOW, tombstone=NOW, history=NOW)
 SWEPT: Final = Lifetimes(max_upload=timedelta(hours=-1), tombstone=NOW)  # files have the real clock's times
 NOT_YIELDING: Final = ("layout.",)  # under a lock that others wait for, and no invariant rests on it
 
@@ -274,7 +273,7 @@ def _intervals(database: Database, repository: str) -> dict[str, int]:
         " WHERE r.name = :of AND t.ended_at IS NULL",
         of=repository,
     )
-    return dict(found)  # type: ignore[arg-type]
+    return dict(found)
 
 
 def _read_back(reading: Reading, repository: str, tag: str, interval: int) -> str | None:
@@ -426,9 +425,13 @@ def _base(arena: Arena, backend: str) -> Place:
             BUILDER.write(arena.sources / _LAYOUT)
         found = arena.bases[backend, NAME] = arena.empty(backend)
         settings = found.settings
-        outcome = run_child(lambda _: app.initialise(settings) and None)
+        outcome = run_child(lambda _: _initialise(settings))
         assert outcome.ended == "done", outcome.error
     return found
+
+
+def _initialise(settings: Settings) -> None:
+    app.initialise(settings)
 
 
 @contextmanager
