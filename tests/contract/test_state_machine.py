@@ -19,7 +19,7 @@ from typing import Any, Final
 
 import hypothesis.strategies as st
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import (
     RuleBasedStateMachine,
     invariant,
@@ -51,7 +51,7 @@ from regmeta.sources.open import open_source
 from regmeta.store import durable, filesystem
 from tests.builders import AMD64, ARM64, Json, LayoutBuilder, digest_of, parsed
 from tests.crash.harness.children import InlineExecutor
-from tests.crash.harness.schedules import MemoryExport
+from tests.crash.harness.schedule_images import MemoryExport
 from tests.support.consistency import findings
 from tests.support.registry import change, keys_in, objects, open_parts, rows, settings_of, tags
 
@@ -116,6 +116,14 @@ def blobs_of(root: str) -> set[str]:
 
 def _document(digest: str) -> Json:
     return dict(json.loads(BUILDER.blobs[digest]))
+
+
+CONFIGS: Final = {
+    _document(digest)["config"]["digest"]
+    for image in IMAGES
+    for digest in manifests_of(image["digest"])
+    if "config" in _document(digest)
+}
 
 
 # --- one process ------------------------------------------------------------------------------
@@ -325,7 +333,8 @@ class Machine(RuleBasedStateMachine):
     def rot(self, which: int, part: int, heals: bool) -> None:
         """A stored blob of a tagged image rots, and is found; the next push of it heals."""
         key = sorted(self._model)[which % len(self._model)]
-        wanted = sorted(blobs_of(self._model[key]) - self._damaged)
+        # What the rows say of a configuration is compared with its bytes, so those do not rot here.
+        wanted = sorted(blobs_of(self._model[key]) - self._damaged - CONFIGS)
         if not wanted:
             return
         digest = wanted[part % len(wanted)]
@@ -343,7 +352,7 @@ class Machine(RuleBasedStateMachine):
         mark_damaged(self._process.database, [(number, at)])
         self._damaged.add(digest)
         if heals:
-            [image] = [image for image in IMAGES if image["digest"] == self._model[key]]
+            image = next(image for image in IMAGES if image["digest"] == self._model[key])
             self.push(image, *key)
 
     @rule(after=st.integers(1, 60), again=st.none() | st.integers(1, 15))
@@ -477,6 +486,7 @@ def run(machine: type[Machine], examples: int, steps: int, **others: Any) -> Non
             stateful_step_count=steps,
             deadline=None,
             database=None,
+            phases=(Phase.generate,),  # a failure is told at once; making it smaller takes minutes
             suppress_health_check=list(HealthCheck),
             **others,
         ),

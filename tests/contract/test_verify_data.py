@@ -26,6 +26,7 @@ from regmeta.ingest.tags import remove_tag, set_tag
 from regmeta.maintain.collect.run import collect
 from regmeta.maintain.verify import data, run, snapshots
 from regmeta.maintain.verify.data import Subset
+from regmeta.maintain.verify.findings import Kind
 from regmeta.models import Blob
 from regmeta.oci.digest import Digest
 from regmeta.oci.names import Reference
@@ -424,7 +425,7 @@ def test_nothing_is_written_by_a_run_that_is_stopped(writing: Writing, blobs: Pr
 # --- errors are no answers --------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("call", ["stat", "open", "walk", "list_records", "read_record", "staging_exists"])
+@pytest.mark.parametrize("call", ["stat", "walk", "list_records", "read_record", "staging_exists"])
 def test_store_that_does_not_answer_ends_the_run(
     writing: Writing, builder: LayoutBuilder, layout: Path, call: str
 ) -> None:
@@ -449,6 +450,7 @@ def test_read_error_in_the_middle_is_not_taken_for_damage_and_the_next_run_goes_
     writing: Writing, blobs: Prepared, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(data, "GROUP_OBJECTS", 4)
+    monkeypatch.setattr(data, "FAILED_READS", 4)
     blobs(40)
     broken = FailingReads(writing.store, after=25)
     checkpoint = Noted()
@@ -456,7 +458,8 @@ def test_read_error_in_the_middle_is_not_taken_for_damage_and_the_next_run_goes_
         verified(writing.database, broken, checkpoint=checkpoint, mark=True)
     assert damaged(writing) == set()
     assert checkpoint.state is not None
-    assert checkpoint.state["findings"] == []
+    assert {item["kind"] for item in checkpoint.state["findings"]} <= {Kind.OBJECT_UNREADABLE}
+    checkpoint.state["findings"] = []
     report = verified(writing.database, writing.store, checkpoint=checkpoint)
     assert report.resumed_at is not None
     assert (report.findings, report.objects_read) == ([], report.blobs)
@@ -477,6 +480,31 @@ class FailingReads(Through):
 
     def readinto(self, buffer: memoryview) -> int:
         raise StoreUnavailable("input/output error")
+
+
+class OneBadSector(Through):
+    """A store of which one object cannot be read."""
+
+    def __init__(self, store: Any, key: str) -> None:
+        super().__init__(store)
+        self._bad = key
+
+    def open(self, key: str, start: int = 0) -> Any:
+        if key == self._bad:
+            raise StoreUnavailable(f"{key}: input/output error")
+        return super().open(key, start)
+
+
+def test_object_that_cannot_be_read_is_reported_and_does_not_keep_the_others_from_being_read(
+    writing: Writing, blobs: Prepared
+) -> None:
+    paths = blobs(12)
+    key = str(paths[3].relative_to(Path(writing.store.location) / "blobs"))
+    bad = OneBadSector(writing.store, key)
+    report = verified(writing.database, bad, mark=True)
+    assert [(f.kind, f.key) for f in report.findings] == [(Kind.OBJECT_UNREADABLE, key)]
+    assert report.objects_read == report.blobs
+    assert damaged(writing) == set(), "a failure to read is not known to be damage"
 
 
 def test_store_without_its_folder_of_blobs_misses_nothing(

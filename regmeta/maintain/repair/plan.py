@@ -12,6 +12,7 @@ from regmeta.maintain.verify.findings import Finding, Kind
 ACTIONS: Final = {
     Kind.OBJECT_MISSING: "mark as damaged, and heal from another copy",
     Kind.OBJECT_SIZE: "mark as damaged, and heal from another copy",
+    Kind.OBJECT_UNREADABLE: "mark as damaged, and heal from another copy",
     Kind.OBJECT_CORRUPT: "mark as damaged, and heal from another copy",
     Kind.BLOB_DAMAGED: "heal from another copy",
     Kind.MANIFEST_CONTENT: "take the bytes from the object, and derive the rows again",

@@ -22,7 +22,12 @@ from regmeta.query.blobs import blob
 from regmeta.sources import Source
 from regmeta.store import BlobStore
 
-OF_BLOBS: Final = frozenset({Kind.OBJECT_MISSING, Kind.OBJECT_SIZE, Kind.OBJECT_CORRUPT, Kind.BLOB_DAMAGED})
+OF_BLOBS: Final = frozenset(
+    {
+        *(Kind.OBJECT_MISSING, Kind.OBJECT_SIZE, Kind.OBJECT_UNREADABLE, Kind.OBJECT_CORRUPT),
+        Kind.BLOB_DAMAGED,
+    }
+)
 OF_MANIFESTS: Final = frozenset(
     {Kind.MANIFEST_CONTENT, Kind.MANIFEST_DRIFT, Kind.EDGE_DRIFT, Kind.LINK_MISSING}
 )

@@ -14,7 +14,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from regmeta.db import Database
-from regmeta.errors import UsageError
+from regmeta.errors import StoreUnavailable, UsageError
 from regmeta.maintain.verify.findings import Finding, Kind
 from regmeta.maintain.verify.objects import still_live
 from regmeta.maintain.verify.pages import digest_of, pages, raw
@@ -24,6 +24,7 @@ from regmeta.oci.digest import Digest
 from regmeta.store import COPY_BUFFER_BYTES, BlobStore, ObjectMissing
 from regmeta.store.paths import is_key
 
+FAILED_READS: Final = 20  # in a row, each tried twice: the store is away rather than ten objects bad
 GROUP_BYTES: Final = 4 * 1024 * 1024  # [bytes] of small objects that one task hashes
 GROUP_OBJECTS: Final = 64
 GROUPS_AHEAD: Final = 512  # of the slowest one; what is ahead is read again after an interruption
@@ -122,6 +123,8 @@ class DataCheck:
         self._stop = threading.Event()
         self._rate = Rate(rate_bytes_per_s, self._stop)
         self._local = threading.local()
+        self._counting = threading.Lock()
+        self._failed = 0
 
     def run(
         self, subset: Subset, seed: str, after: str, advanced: Callable[[int], None]
@@ -208,11 +211,24 @@ class DataCheck:
                         return (Kind.OBJECT_SIZE, f"its object has more than {row.size_bytes} bytes"), total
         except ObjectMissing:
             return (Kind.OBJECT_MISSING, f"its object {row.key} is not there"), total
+        except StoreUnavailable as error:
+            # A bad sector must not keep the rest from being read. A store that is away is another thing:
+            # then it cannot say that the object is there, or many in a row cannot be read.
+            if self._store.stat(row.key) is None or self._is_away(read=False):
+                raise
+            return (Kind.OBJECT_UNREADABLE, f"cannot be read: {error}"), total
+        self._is_away(read=True)
         if total != row.size_bytes:
             return (Kind.OBJECT_SIZE, f"its object has {total} bytes, not {row.size_bytes}"), total
         if hasher.hexdigest() != digest.hex:
             return (Kind.OBJECT_CORRUPT, f"the bytes of {row.key} have another digest"), total
         return None, total
+
+    def _is_away(self, *, read: bool) -> bool:
+        """Count reads that fail in a row; tell whether there were too many of them."""
+        with self._counting:
+            self._failed = 0 if read else self._failed + 1
+            return self._failed > FAILED_READS
 
     def _buffer(self) -> memoryview:
         found: memoryview | None = getattr(self._local, "buffer", None)

@@ -11,6 +11,7 @@ class Kind(StrEnum):
 
     OBJECT_MISSING = "object-missing"  # a live blob's object is not there (asked twice)
     OBJECT_SIZE = "object-size"  # it is shorter or longer than its row says
+    OBJECT_UNREADABLE = "object-unreadable"  # the store says that it is there, and cannot read it
     OBJECT_CORRUPT = "object-corrupt"  # its bytes have another digest
     BLOB_DAMAGED = "blob-damaged"  # the row says so already, and nothing has healed it yet
     OBJECT_UNKNOWN = "object-unknown"  # an object that no blob, intent or tombstone names

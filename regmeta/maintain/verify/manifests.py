@@ -9,7 +9,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from regmeta.db import Database
-from regmeta.errors import InputError
+from regmeta.errors import InputError, StoreUnavailable
 from regmeta.ingest.plan import PlannedManifest
 from regmeta.maintain.verify import expected
 from regmeta.maintain.verify.expected import Actual, Surroundings
@@ -174,5 +174,9 @@ def _content(store: BlobStore, blob: Any, size_bytes: int) -> bytes | None:
                 total += got
     except ObjectMissing:
         return None
+    except StoreUnavailable:
+        if store.stat(blob.key) is None:
+            raise
+        return None  # reading all data tells that it cannot be read
     content = bytes(buffer[:total])
     return content if blob.digest.matches(content) else None

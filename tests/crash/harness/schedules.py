@@ -19,7 +19,6 @@ from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from itertools import count
-from types import TracebackType
 from typing import Any, Final
 from unittest.mock import patch
 
@@ -45,11 +44,12 @@ from regmeta.settings import Settings
 from regmeta.sources.open import open_source
 from regmeta.store import filesystem
 from regmeta.store.filesystem import FilesystemStore
-from tests.builders import AMD64, ARM64, Json, LayoutBuilder, digest_of, parsed, tar_layer
+from tests.builders import digest_of, parsed
 from tests.crash.harness.baton import Baton, Stuck, Trace
 from tests.crash.harness.children import InlineExecutor, Mutate, run_child, spread
 from tests.crash.harness.places import Arena, Place
 from tests.crash.harness.report import Failure, Result, measured
+from tests.crash.harness.schedule_images import BUILDER, IMAGES, LAYOUT, MemoryExport, tree
 from tests.support import consistency, registry
 
 NAME: Final = "schedules"
@@ -190,7 +190,7 @@ class _Everybody:
         for _ in range(SESSIONS):
             with (
                 open_for_writing(self.place.settings, lifetimes=AT_ONCE) as writing,
-                closing(open_source(str(self.place.sources / _LAYOUT))) as source,
+                closing(open_source(str(self.place.sources / LAYOUT))) as source,
             ):
                 for _ in range(OPERATIONS):
                     repository = drawn.choice(REPOSITORIES)
@@ -293,73 +293,6 @@ def _read_back(reading: Reading, repository: str, tag: str, interval: int) -> st
     return f"{wrong} have other bytes" if wrong else None
 
 
-class MemoryExport:
-    """An export that is kept in memory."""
-
-    def __init__(self) -> None:
-        self.found: dict[str, bytes] = {}
-        self.index = b""
-
-    def __enter__(self) -> MemoryExport:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None: ...
-
-    def add(
-        self,
-        digest: Digest,
-        size_bytes: int,
-        stream: ByteStream,
-        progress: Callable[[int], None] | None = None,
-    ) -> None:
-        content = bytearray()
-        buffer = memoryview(bytearray(65536))
-        while got := stream.readinto(buffer):
-            content += buffer[:got]
-        self.found[str(digest)] = bytes(content)
-
-    def finish(self, index: bytes) -> None:
-        self.index = index
-
-
-# --- images -----------------------------------------------------------------------------------
-
-_LAYOUT: Final = "schedules"
-BUILDER: Final = LayoutBuilder(seed=14)
-
-
-def _images() -> tuple[Json, ...]:
-    """Images that share layers in every way; an index of two of them; a referrer."""
-    base, one, two = (BUILDER.layer(tar_layer(content)) for content in (b"base", b"one", b"two"))
-    first = BUILDER.image([base, one], platform=AMD64)
-    second = BUILDER.image([base, two], platform=ARM64)
-    return (
-        first,
-        second,
-        BUILDER.image([one, two]),
-        BUILDER.index([first, second]),
-        BUILDER.artifact(b"signature", "application/vnd.example.sig", first),
-    )
-
-
-IMAGES: Final = _images()
-
-
-def tree(root: str) -> set[str]:
-    """Return the digests of all that an image consists of."""
-    document = json.loads(BUILDER.blobs[root])
-    found = {root}
-    for child in document.get("manifests", ()):
-        found |= tree(child["digest"])
-    found |= {part["digest"] for part in (document.get("config"), *document.get("layers", ())) if part}
-    return found
-
-
 # --- judging ----------------------------------------------------------------------------------
 
 
@@ -421,8 +354,8 @@ def _base(arena: Arena, backend: str) -> Place:
     """Return an empty registry, to be copied."""
     found = arena.bases.get((backend, NAME))
     if found is None:
-        if not (arena.sources / _LAYOUT).exists():
-            BUILDER.write(arena.sources / _LAYOUT)
+        if not (arena.sources / LAYOUT).exists():
+            BUILDER.write(arena.sources / LAYOUT)
         found = arena.bases[backend, NAME] = arena.empty(backend)
         settings = found.settings
         outcome = run_child(lambda _: _initialise(settings))
