@@ -161,7 +161,7 @@ def test_rows_that_cannot_be_read_are_a_problem(filled: Settings) -> None:
     sql(filled, "UPDATE ingests SET committed_at = 9223372036854775807")
     found = examined(filled)
     assert found["last commit"].level == "problem"
-    assert "cannot be read" in found["last commit"].found
+    assert "holds no time" in found["last commit"].found
 
 
 def blob_literal(settings: Settings) -> str:

@@ -39,11 +39,12 @@ def test_nothing_is_lost_where_a_process_is_killed_on_a_server(all_registries: A
 @pytest.mark.soak
 @pytest.mark.timeout(1800)
 def test_nothing_is_lost_at_any_failpoint_of_any_use_case(all_registries: Arena) -> None:
-    result = kill_points.run(all_registries)
-    assert result.failures == []
-    assert result.killed == len(result.points)
-    for backend in all_registries.backends:
-        assert sum(point.startswith(backend) for point in result.points) >= 80
+    """Of those on PostgreSQL one in four: making its databases costs most. ``just crash`` takes them all."""
+    result = kill_points.run(all_registries, backends=("sqlite",))
+    sampled = kill_points.run(all_registries, backends=("postgresql",), every=4)
+    for found in (result, sampled):
+        assert found.failures == []
+        assert found.killed == len(found.points) >= 80
     assert set(named_points()) - NOT_REACHED.keys() <= {
         part.rpartition(" ")[0] for part in names(result.points).split(", ")
     }
