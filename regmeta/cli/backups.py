@@ -61,7 +61,7 @@ def restore(
       regmeta restore --loaded --yes
     """
     from regmeta.app import backups
-    from regmeta.cli.rebuilding import RebuildProgress
+    from regmeta.cli.progress import RebuildProgress
 
     chosen = settings(ctx)
     if (copy is None) != loaded:

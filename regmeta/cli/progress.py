@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -15,37 +15,18 @@ if TYPE_CHECKING:
     from regmeta.ingest.plan import ImageOutcome
 
 
-class ImportProgress:
-    """Draws how an import gets on; called from several threads."""
+class _Bars:
+    """What all share: they are drawn while the block runs, and gone afterwards."""
 
-    def __init__(self, images: int) -> None:
+    def __init__(self, *columns: Any) -> None:
         from rich.console import Console
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            TextColumn,
-            TimeElapsedColumn,
-        )
+        from rich.progress import Progress
 
-        self._lock = threading.Lock()
-        console = Console(stderr=True)
-        disable = not sys.stderr.isatty()
         self._bars = Progress(
-            TextColumn("images"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[size]}"),
-            console=console,
-            disable=disable,
-            transient=True,
+            *columns, console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True
         )
-        self._task = self._bars.add_task("images", total=images, size="")
-        self._copied = 0
-        self._planned = 0
 
-    def __enter__(self) -> ImportProgress:
+    def __enter__(self) -> Self:
         self._bars.start()
         return self
 
@@ -56,6 +37,25 @@ class ImportProgress:
         traceback: TracebackType | None,
     ) -> None:
         self._bars.stop()
+
+
+class ImportProgress(_Bars):
+    """Draws how an import gets on: images and bytes; called from several threads."""
+
+    def __init__(self, images: int) -> None:
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+
+        super().__init__(
+            TextColumn("images"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[size]}"),
+        )
+        self._lock = threading.Lock()
+        self._task = self._bars.add_task("images", total=images, size="")
+        self._copied = 0
+        self._planned = 0
 
     def planned(self, images: int, size_bytes: int) -> None:
         """More was found to do."""
@@ -79,35 +79,16 @@ class ImportProgress:
         self._bars.update(self._task, size=f"{size(self._copied)} of {size(self._planned)}")
 
 
-class StepProgress:
+class StepProgress(_Bars):
     """Draws one bar for each pass of long work; called from several threads."""
 
     def __init__(self) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+        from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-        self._bars = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TaskProgressColumn(),
-            TimeElapsedColumn(),
-            console=Console(stderr=True),
-            disable=not sys.stderr.isatty(),
-            transient=True,
+        super().__init__(
+            TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn()
         )
         self._task: TaskID | None = None
-
-    def __enter__(self) -> StepProgress:
-        self._bars.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._bars.stop()
 
     def began(self, what: str, total: int | None) -> None:
         """A pass begins; the bar of the one before goes."""
@@ -119,3 +100,33 @@ class StepProgress:
         """Steps were taken."""
         if self._task is not None:
             self._bars.advance(self._task, steps)
+
+
+class RebuildProgress(_Bars):
+    """Draws how a rebuild gets on: repositories, and the manifests that have their rows."""
+
+    def __init__(self) -> None:
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+
+        super().__init__(
+            TextColumn("repositories"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[manifests]} manifests"),
+        )
+        self._task = self._bars.add_task("repositories", total=None, manifests=0)
+        self._manifests = 0
+
+    def started(self, repositories: int) -> None:
+        """So many repositories are to be looked at."""
+        self._bars.update(self._task, total=repositories)
+
+    def advanced(self, manifests: int) -> None:
+        """Manifests have their rows."""
+        self._manifests += manifests
+        self._bars.update(self._task, manifests=self._manifests)
+
+    def finished(self, repository: str) -> None:
+        """A repository is done."""
+        self._bars.advance(self._task)

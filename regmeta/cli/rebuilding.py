@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,8 +11,6 @@ from regmeta.cli.context import Json, settings
 from regmeta.errors import FINDINGS, UsageError
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from regmeta.maintain.rebuild.report import Report
 
 
@@ -38,6 +35,7 @@ def rebuild(
       regmeta rebuild --lost-database --yes
     """
     from regmeta.app import rebuilding
+    from regmeta.cli.progress import RebuildProgress
 
     chosen = settings(ctx)
     if yes and not lost_database:
@@ -70,49 +68,3 @@ def _report(report: Report, as_json: bool) -> None:
         f" {render.count(report.blobs, 'blob')}, {render.count(report.tags, 'tag')} put back;"
         f" {render.count(len(report.problems), 'problem')}"
     )
-
-
-class RebuildProgress:
-    """Draws how a rebuild gets on, on stderr, for a terminal only."""
-
-    def __init__(self) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-        self._bars = Progress(
-            TextColumn("repositories"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[manifests]} manifests"),
-            console=Console(stderr=True),
-            disable=not sys.stderr.isatty(),
-            transient=True,
-        )
-        self._task = self._bars.add_task("repositories", total=None, manifests=0)
-        self._manifests = 0
-
-    def __enter__(self) -> RebuildProgress:
-        self._bars.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._bars.stop()
-
-    def started(self, repositories: int) -> None:
-        """So many repositories are to be looked at."""
-        self._bars.update(self._task, total=repositories)
-
-    def advanced(self, manifests: int) -> None:
-        """Manifests have their rows."""
-        self._manifests += manifests
-        self._bars.update(self._task, manifests=self._manifests)
-
-    def finished(self, repository: str) -> None:
-        """A repository is done."""
-        self._bars.advance(self._task)
