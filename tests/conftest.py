@@ -26,6 +26,17 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "inconsistent: leaves its registry damaged on purpose, so it is not checked afterwards"
     )
+    config.addinivalue_line(
+        "markers", "soak_on_postgresql: fast enough on SQLite only; on PostgreSQL it is one of the long tests"
+    )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Count the slow half of some tests among the long ones."""
+    for item in items:
+        of = getattr(getattr(item, "callspec", None), "params", {}).get("backend")
+        if of == "postgresql" and item.get_closest_marker("soak_on_postgresql") is not None:
+            item.add_marker(pytest.mark.soak)
 
 
 # --- databases --------------------------------------------------------------------------------

@@ -241,6 +241,7 @@ HEAVY = [
 ]
 
 
+@pytest.mark.soak
 @pytest.mark.timeout(280)
 @pytest.mark.parametrize("case", HEAVY, ids=str)
 def test_large_input_takes_little_memory(

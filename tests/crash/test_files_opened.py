@@ -31,7 +31,10 @@ OPENED = re.compile(r"^\d+ +(?:open|openat|openat2|creat)\((.*)\) = \d+<(.+)>$")
 CONNECTED = re.compile(r"^\d+ +connect\(.*sa_family=AF_INET6?\b.*$")
 TEMPORARY = re.compile(r"/etilqs_[0-9a-zA-Z]+(?: \(deleted\))?$")  # SQLite's, in the system's own folder
 
-pytestmark = pytest.mark.skipif(bool(unusable()), reason=unusable() or "strace can be used")
+pytestmark = [
+    pytest.mark.skipif(bool(unusable()), reason=unusable() or "strace can be used"),
+    pytest.mark.soak_on_postgresql,
+]
 
 
 @dataclass(frozen=True)
