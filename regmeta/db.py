@@ -218,7 +218,7 @@ def _sqlite_engine(path: str) -> Engine:
         raise errors.DatabaseUnavailable(
             f"SQLite {sqlite3.sqlite_version} is too old: 3.40 or newer is needed"
         )
-    address = f"file:{quote(path)}?mode=rw"
+    address = f"file:{quote(path, errors='surrogateescape')}?mode=rw"
 
     def connect() -> sqlite3.Connection:
         # Without isolation_level=None the driver begins and commits behind our back.

@@ -113,6 +113,8 @@ def restore_file(settings: Settings, path: str, progress: MakeProgress) -> Resto
         _require_alone(store, staging)
         listed = list_snapshots(store)
         app._make_folder(target.parent)
+        if os.path.realpath(path) == os.path.realpath(f"{target}{database_files.RESTORING}"):
+            raise UsageError(f"{path}: is what an interrupted restore left, not a copy: name the copy itself")
         try:
             database_files.copy_for_restore(path, str(target))
             with closing(Database(f"{settings.database}{database_files.RESTORING}")) as copy:

@@ -8,6 +8,7 @@ import typer
 
 from regmeta.cli import render
 from regmeta.cli.context import Json, settings
+from regmeta.errors import FINDINGS
 
 app = typer.Typer(help="Collect what nothing needs.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -29,11 +30,14 @@ def run(ctx: typer.Context, as_json: Json = False) -> None:
         found = collect(registry.writer, registry.store)
     if as_json:
         render.json(found)
-        return
+    for failure in found.failures:
+        render.say(f"regmeta: {failure}")
     render.say(
         f"{render.count(found.manifests, 'manifest')} and {render.count(found.blobs, 'blob')} collected,"
         f" {render.count(found.objects.deleted, 'object')} deleted ({render.size(found.objects.size_bytes)})"
     )
+    if found.failures:
+        raise typer.Exit(FINDINGS)
 
 
 @app.command()
@@ -61,4 +65,5 @@ def sweep(
     render.say(
         f"{render.count(found.objects, 'object')}, {found.unknown} unknown:"
         f" {found.buried} to be deleted, {found.too_young} left alone since they are young"
+        + (f", {found.kept} since they may heal a damaged blob" if found.kept else "")
     )

@@ -37,7 +37,8 @@ def verify(
         int, typer.Option("--jobs", "-j", min=1, max=64, help="Threads that hash. Default: all processors.")
     ] = os.cpu_count() or 1,
     rate: Annotated[
-        float | None, typer.Option(min=0.001, help="Read at most so many MiB a second.", show_default=False)
+        float | None,
+        typer.Option(min=0.001, max=1e6, help="At most so many MiB a second.", show_default=False),
     ] = None,
     mark: Annotated[
         bool, typer.Option("--mark", help="Set blobs that are wrong to 'damaged', so that imports heal them.")

@@ -58,7 +58,7 @@ class CommitPlan:
     lifetimes: Lifetimes
     adopted: Mapping[Digest, str] = field(default_factory=dict)  # objects that no row names; no intents
     lost: Mapping[Digest, str] = field(default_factory=dict)  # keys without objects: the rows are damaged
-    healing: frozenset[Digest] = frozenset()  # of keys: not for images, only for rows that are damaged
+    healing: Mapping[Digest, int] = field(default_factory=dict)  # sizes; only for rows that are damaged
 
 
 @dataclass(slots=True)
@@ -144,10 +144,10 @@ def _blobs(context: _Context) -> None:
     for image in context.plan.images:
         needed.update(image.blobs)
     plan = context.plan
-    found = _lock_blobs(context, needed.keys() | plan.healing)
-    unused = _heal_or_drop(context, found)
+    found = _lock_blobs(context, needed.keys() | plan.healing.keys())
+    unused = _heal_or_drop(context, found, {**plan.healing, **needed})
     # A damaged blob that was collected meanwhile needs no healing.
-    unused += [plan.keys[digest] for digest in plan.healing - needed.keys() - found.keys()]
+    unused += [plan.keys[digest] for digest in plan.healing.keys() - needed.keys() - found.keys()]
     new = needed.keys() - found.keys()
     adopted = {digest: key for digest, key in plan.adopted.items() if digest in new}
     check_unnamed(context.connection, adopted)
@@ -168,8 +168,8 @@ def _lock_blobs(context: _Context, digests: Collection[Digest]) -> dict[Digest, 
     return found
 
 
-def _heal_or_drop(context: _Context, found: Mapping[Digest, Any]) -> list[str]:
-    """Give damaged rows the objects that were published; return keys that nobody needs."""
+def _heal_or_drop(context: _Context, found: Mapping[Digest, Any], sizes: Mapping[Digest, int]) -> list[str]:
+    """Give damaged rows the objects that were published, and their sizes; return keys that nobody needs."""
     unused = []
     for digest, row in found.items():
         mine = context.plan.keys.get(digest)
@@ -178,7 +178,9 @@ def _heal_or_drop(context: _Context, found: Mapping[Digest, Any]) -> list[str]:
                 unused.append(mine)  # someone else was first
         elif mine is not None:
             context.connection.execute(
-                sa.update(Blob).where(Blob.id == row.id).values(key=mine, state="live")
+                sa.update(Blob)
+                .where(Blob.id == row.id)
+                .values(key=mine, state="live", size_bytes=sizes[digest])
             )
             unused.append(row.key)
         elif digest not in context.plan.adopted and digest not in context.plan.lost:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Final
 
 import sqlalchemy as sa
@@ -18,7 +19,14 @@ from regmeta.models import Blob, Repository, RepositoryBlob
 from regmeta.oci.digest import Digest
 from regmeta.oci.streams import ByteStream
 
-Open = Callable[[], AbstractContextManager[ByteStream]]
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """Bytes that may be good: how many there are, where that is known, and how they are opened."""
+
+    size_bytes: int | None
+    open: Callable[[], AbstractContextManager[ByteStream]]
+
 
 _HOLDERS: Final = (
     sa.select(RepositoryBlob.repository_id)
@@ -29,7 +37,7 @@ _HOLDERS: Final = (
 )
 
 
-def heal(writer: Writer, digest: Digest, size_bytes: int, copies: Mapping[str, Open]) -> str | None:
+def heal(writer: Writer, digest: Digest, size_bytes: int, copies: Mapping[str, Copy]) -> str | None:
     """Heal the row of a damaged blob with the first of *copies* (by what messages call it) that is good.
 
     Returns which copy that was; None if the row needed none any more. Runs beside anything: who heals it
@@ -59,12 +67,13 @@ def heal(writer: Writer, digest: Digest, size_bytes: int, copies: Mapping[str, O
     return healed_by
 
 
-def _stage(unit: UnitOfWork, digest: Digest, size_bytes: int, copies: Mapping[str, Open]) -> str:
+def _stage(unit: UnitOfWork, digest: Digest, size_bytes: int, copies: Mapping[str, Copy]) -> str:
     failures = []
-    for name, opened in copies.items():
+    for name, copy in copies.items():
         try:
-            with opened() as stream:
-                unit.stage(digest, size_bytes, stream)
+            # The digest decides; the size in the row may be what is wrong.
+            with copy.open() as stream:
+                unit.stage(digest, size_bytes if copy.size_bytes is None else copy.size_bytes, stream)
         except Error as error:
             failures.append(f"{name}: {error}")
         else:

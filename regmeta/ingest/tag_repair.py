@@ -1,7 +1,8 @@
 """Putting a tag back that points at nothing, or at another manifest than it says.
 
-The digest that stands in the interval decides, since it was written with it. Where no manifest of that digest
-is left, the tag goes back to the last interval of its history whose manifest is.
+The digest that stands in the interval decides, since it was written with it; unless nothing here has it, and
+the manifest that the interval points at is whole. Where neither is left, the tag goes back to the last
+interval of its history whose manifest is.
 """
 
 from __future__ import annotations
@@ -22,6 +23,9 @@ _TAG: Final = sa.select(
 ).where(Tag.id == sa.bindparam("of"), Tag.repository_id == sa.bindparam("repository"))
 _MANIFEST: Final = sa.select(Manifest.id).where(
     Manifest.repository_id == sa.bindparam("repository"), Manifest.digest == sa.bindparam("wanted")
+)
+_NAMED: Final = sa.select(Manifest.digest, Manifest.content).where(
+    Manifest.repository_id == sa.bindparam("repository"), Manifest.id == sa.bindparam("of")
 )
 _NEXT_START: Final = (
     sa.select(Tag.started_at)
@@ -69,19 +73,26 @@ def restore_tag(connection: Connection, change: Change, repository_id: int, tag_
         if manifest_id != tag.manifest_id:
             _set(connection, tag_id, manifest_id=manifest_id)
             done = f"points at {tag.manifest_digest} again"
-    elif tag.ended_at is not None:
+        return done
+    named: Any = connection.execute(_NAMED, {**of, "of": tag.manifest_id}).first()
+    if named is not None:
+        # The interval's digest is of nothing here. If the manifest that it points at is whole, it is the
+        # digest that went wrong, and the tag must not lose its image over it.
+        if not named.digest.matches(bytes(named.content)):
+            return None
+        _set(connection, tag_id, manifest_digest=named.digest)
+        return f"says {named.digest} again"
+    if tag.ended_at is not None:
         _set(connection, tag_id, manifest_id=None)
-        done = f"{tag.manifest_digest} is not here any more"
-    else:
-        done = _go_back(connection, change, tag, {**of, "tag": tag.name})
-    return done
+        return f"{tag.manifest_digest} is not here any more"
+    return _go_back(connection, change, tag, {**of, "tag": tag.name})
 
 
 def _trim(connection: Connection, tag: Any, parameters: dict[str, Any]) -> str | None:
     """End an interval where the next one starts."""
     next_start = connection.execute(_NEXT_START, parameters).scalar()
-    if next_start is None or (tag.ended_at is not None and tag.ended_at <= next_start):
-        return None
+    if next_start is None or tag.ended_at is None or tag.ended_at <= next_start:
+        return None  # a live one is never ended over the times of others
     if next_start <= tag.started_at:
         return None
     _set(connection, tag.id, ended_at=next_start)

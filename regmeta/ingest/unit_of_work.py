@@ -194,7 +194,7 @@ class UnitOfWork:
             images,
             {digest: self._keys[digest] for digest in self._published & needed},
             self._writer.lifetimes,
-            healing=healing & self._published,
+            healing={digest: self._staged[digest].size_bytes for digest in healing & self._published},
         )
         self._result = retried(lambda: self._commit_once(plan))
         self._images = images

@@ -25,9 +25,13 @@ from regmeta.errors import (
     StoreUnavailable,
 )
 from regmeta.maintain.setup import Identity, read_identity
+from regmeta.models import Base
 
 _NO_DATABASE: Final = ("SQLITE_NOTADB",)
 _DAMAGED: Final = ("SQLITE_CORRUPT",)
+
+
+MAX_EPOCH: Final = 2**53  # each restore and rebuild counts one up
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +98,12 @@ def read_sqlite_copy(path: str) -> Copy:
             [(store_id, database_id, epoch)] = connection.execute(
                 "SELECT store_id, database_id, epoch FROM store_identity"
             ).fetchall()
+            if not 1 <= int(epoch) <= MAX_EPOCH:
+                raise ValueError(f"epoch {epoch}")
+            tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
+            missing = sorted(Base.metadata.tables.keys() - tables)
+            if str(schema) == SCHEMA_HEAD and missing:
+                raise ValueError(f"it has no table {missing[0]}")
             return Copy(str(schema), Identity(UUID(store_id), UUID(database_id), int(epoch)))
         except (sqlite3.OperationalError, ValueError, TypeError, AttributeError) as error:
             raise InvalidSource(f"{path}: not a copy of a registry's database ({error})") from error
@@ -135,7 +145,8 @@ def compare(copy: Copy, expected: Copy, path: str) -> None:
 def _opened(path: str) -> Iterator[sqlite3.Connection]:
     """Open a file that nobody writes: without a lock, and without files beside it."""
     try:
-        connection = sqlite3.connect(f"file:{quote(path)}?mode=ro&immutable=1", uri=True)
+        address = f"file:{quote(path, errors='surrogateescape')}?mode=ro&immutable=1"
+        connection = sqlite3.connect(address, uri=True)
         with closing(connection):
             connection.execute("PRAGMA trusted_schema=OFF").close()
             yield connection

@@ -60,6 +60,16 @@ def new_key(digest: Digest) -> str:
     return f"{digest.algorithm}/{digest.hex[:2]}/{digest.hex}.{uuid4().hex}"
 
 
+def digest_of_key(key: str) -> Digest:
+    """Return the digest that a key was made for. Not to be relied on: the bytes may be others.
+
+    Raises:
+        InvalidDigest: the store did not give it out.
+    """
+    algorithm, _, rest = key.partition("/")
+    return Digest.parse(f"{algorithm}:{rest.rpartition('/')[2].partition('.')[0]}")
+
+
 class Staging(Protocol):
     """The staging area of one process, held under its own lock while the process lives."""
 

@@ -6,9 +6,11 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from regmeta import db
 from regmeta.app import Writing, open_for_writing
 from regmeta.errors import IdentityMismatch, StoreUnavailable
 from regmeta.ingest.plan import Lifetimes
@@ -398,3 +400,47 @@ def test_writer_that_was_overtaken_does_not_show_what_was_collected(
         assert collect(impatient.writer, impatient.store).manifests == 1
         late.unit.finish()
     assert len(shown(impatient)) == 4
+
+
+def test_layout_lets_go_of_blobs_that_were_collected_after_their_manifest(
+    impatient: Writing, builder: LayoutBuilder, layout: Path
+) -> None:
+    commit_one(impatient, builder, builder.image(), layout)
+    remove_tag(impatient.writer, "app", "v1")
+    change(impatient.database, "UPDATE repository_blobs SET linked_at = 4000000000000000")
+    assert collect(impatient.writer, impatient.store).blobs == 0
+    change(impatient.database, "UPDATE repository_blobs SET linked_at = 1")
+    change(impatient.database, "UPDATE gc_tasks SET not_before = 1")
+    assert collect(impatient.writer, impatient.store).objects.deleted == 4
+    assert shown(impatient) == {}
+
+
+def test_object_that_cannot_be_deleted_keeps_no_other_from_going(
+    impatient: Writing, builder: LayoutBuilder, layout: Path
+) -> None:
+    commit_one(impatient, builder, builder.image(), layout)
+    remove_tag(impatient.writer, "app", "v1")
+    stuck = sorted(objects(impatient.store))[0]
+    path = Path(impatient.store.location) / "blobs" / stuck
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(StoreUnavailable, match="1 dead objects could not be deleted"):
+        collect(impatient.writer, impatient.store)
+    assert objects(impatient.store) == {}
+    found = rows(impatient.database, "SELECT key, attempts FROM tombstones WHERE attempts > 0")
+    assert found == [(stuck, 1)]
+    path.rmdir()
+    assert collect(impatient.writer, impatient.store).objects.deleted == 1
+
+
+def test_clock_that_was_set_back_does_not_keep_the_collector_at_work_for_ever(
+    impatient: Writing, builder: LayoutBuilder, layout: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit_one(impatient, builder, builder.image(), layout)
+    remove_tag(impatient.writer, "app", "v1")
+    change(impatient.database, "UPDATE repository_blobs SET linked_at = 4000000000000000")
+    # The run begins by a clock that is two hours ahead of the one that it goes on with.
+    clock = SimpleNamespace(clock=lambda connection: db.clock(connection) + timedelta(hours=2))
+    monkeypatch.setattr("regmeta.maintain.collect.run.db", clock)
+    assert collect(impatient.writer, impatient.store).blobs == 0
+    change(impatient.database, "UPDATE repository_blobs SET linked_at = 1")

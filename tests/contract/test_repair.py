@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,12 @@ import pytest
 from regmeta.app import Writing, open_for_writing
 from regmeta.app.repairing import plan_repair, repair
 from regmeta.app.verification import verify
+from regmeta.ingest.plan import Lifetimes
 from regmeta.ingest.tags import remove_tag, set_tag
+from regmeta.maintain.collect.sweep import sweep
 from regmeta.maintain.repair.run import Outcome
 from regmeta.maintain.verify.findings import Finding, Kind
+from regmeta.maintain.verify.plausible import ImplausibleLoss
 from regmeta.oci.digest import Digest
 from regmeta.settings import Settings
 from regmeta.store import new_key
@@ -209,15 +213,49 @@ def test_tag_that_points_at_another_manifest_points_at_its_own_again(damaged: Da
     database.close()
 
 
-def test_tag_whose_manifest_is_nowhere_goes_back_in_its_history(damaged: Damaged) -> None:
+def test_tag_whose_digest_is_of_nothing_keeps_the_whole_manifest_that_it_points_at(damaged: Damaged) -> None:
     lost = Digest.of(b"nowhere")
-    damaged.sql("UPDATE tags SET manifest_digest = :lost WHERE ended_at IS NULL", lost=lost.to_bytes())
+    damaged.sql("UPDATE tags SET manifest_digest = :lost", lost=lost.to_bytes())
+    damaged.repaired()
+    database, store = open_parts(damaged.settings)
+    assert tags(database) == {"v1": damaged.index}
+    store.close()
+    database.close()
+    assert damaged.found() == []
+
+
+def test_live_tag_is_not_ended_over_the_times_of_its_history(damaged: Damaged) -> None:
+    damaged.sql(
+        "UPDATE tags SET started_at = started_at + 86400000000, ended_at = ended_at + 86400000000"
+        " WHERE ended_at IS NOT NULL"
+    )
+    outcomes = damaged.repaired()
+    assert [outcome.is_repaired for outcome in outcomes] == [False]
+    database, store = open_parts(damaged.settings)
+    assert tags(database) == {"v1": damaged.index}
+    store.close()
+    database.close()
+    damaged.sql(
+        "UPDATE tags SET started_at = started_at - 86400000000, ended_at = ended_at - 86400000000"
+        " WHERE ended_at IS NOT NULL"
+    )
+
+
+def test_tag_whose_manifest_is_nowhere_goes_back_in_its_history(damaged: Damaged, writing: Writing) -> None:
+    lost = Digest.of(b"nowhere")
+    commit_one(writing, damaged.builder, damaged.builder.image(), damaged.layout / "other", "other", "x")
+    damaged.sql(
+        "UPDATE tags SET manifest_digest = :lost, manifest_id = (SELECT t.manifest_id FROM tags t WHERE"
+        " t.name = 'x') WHERE ended_at IS NULL AND name = 'v1'",
+        lost=lost.to_bytes(),
+    )
     outcomes = damaged.repaired()
     assert {o.finding.kind for o in outcomes if o.is_repaired} >= {Kind.TAG_DRIFT}
     database, store = open_parts(damaged.settings)
     try:
         assert tags(database) == {"v1": damaged.old}
-        assert scalar(database, "SELECT count(*) FROM tags") == 3, "no interval of the history is lost"
+        found = scalar(database, "SELECT count(*) FROM tags WHERE name = 'v1'")
+        assert found == 3, "no interval of the history is lost"
     finally:
         store.close()
         database.close()
@@ -291,3 +329,110 @@ def test_history_that_is_repaired_goes_on(damaged: Damaged, writing: Writing) ->
     set_tag(writing.writer, "app", "v1", damaged.old)
     remove_tag(writing.writer, "app", "v1")
     assert damaged.found() == []
+
+
+# --- what an attack has found -----------------------------------------------------------------
+
+
+def test_object_that_was_away_heals_its_own_row_when_it_is_back(damaged: Damaged) -> None:
+    layer = layer_of(damaged)
+    path = damaged.object(layer)
+    path.rename(path.with_suffix(".away"))
+    damaged.repaired()
+    assert [finding.kind for finding in damaged.found()] == [Kind.BLOB_DAMAGED]
+    path.with_suffix(".away").rename(path)
+    assert_repaired(damaged, damaged.repaired(), Kind.BLOB_DAMAGED)
+
+
+@pytest.mark.inconsistent
+def test_store_that_is_not_all_there_marks_nothing(
+    damaged: Damaged, writing: Writing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("regmeta.maintain.verify.plausible.FEW", 3)
+    algorithms = Path(damaged.settings.store) / "blobs"
+    (algorithms / "sha256").rename(algorithms.with_name("away"))
+    with pytest.raises(ImplausibleLoss, match="is all of the store mounted"):
+        verify(damaged.settings, Silent(), mark=True)
+    actions = plan_repair(damaged.settings, Silent())
+    with pytest.raises(ImplausibleLoss):
+        repair(damaged.settings, actions)
+    assert scalar(writing.database, "SELECT count(*) FROM blobs WHERE state = 'damaged'") == 0
+
+
+def test_wrong_size_in_a_row_is_put_right_by_the_object_itself(damaged: Damaged, writing: Writing) -> None:
+    layer = layer_of(damaged)
+    damaged.sql("UPDATE blobs SET size_bytes = size_bytes + 1 WHERE digest = :of", of=layer.to_bytes())
+    assert_repaired(damaged, damaged.repaired(), Kind.OBJECT_SIZE)
+
+
+def test_import_heals_a_wrong_size_as_well(damaged: Damaged, writing: Writing) -> None:
+    layer = layer_of(damaged)
+    damaged.sql(
+        "UPDATE blobs SET size_bytes = size_bytes + 1, state = 'damaged' WHERE digest = :of",
+        of=layer.to_bytes(),
+    )
+    content = damaged.builder.blobs[str(damaged.index)]
+    descriptor = {
+        "mediaType": "application/vnd.oci.image.index.v1+json",
+        "digest": str(damaged.index),
+        "size": len(content),
+    }
+    commit_one(writing, damaged.builder, descriptor, damaged.layout, tag="again")
+    assert damaged.found() == []
+
+
+@pytest.mark.inconsistent
+def test_sweep_leaves_what_may_heal_a_damaged_blob(damaged: Damaged, writing: Writing) -> None:
+    layer = layer_of(damaged)
+    path = damaged.object(layer)
+    copy = path.with_name(new_key(layer).rpartition("/")[2])
+    copy.write_bytes(path.read_bytes())
+    damaged.sql("UPDATE blobs SET state = 'damaged' WHERE digest = :of", of=layer.to_bytes())
+    report = sweep(writing.database, writing.store, Lifetimes(max_upload=timedelta(seconds=-5)))
+    assert (report.unknown, report.kept, report.buried) == (1, 1, 0)
+
+
+@pytest.mark.inconsistent
+def test_snapshot_is_not_written_from_rows_that_are_wrong_still(damaged: Damaged) -> None:
+    damaged.sql("UPDATE tags SET name = 'not a tag' WHERE ended_at IS NULL")
+    [path] = (Path(damaged.settings.store) / "layouts" / "app").iterdir()
+    content = path.read_bytes()
+    outcomes = damaged.repaired()
+    assert {o.finding.kind: o.is_repaired for o in outcomes} == {
+        Kind.ROW_INVALID: False,
+        Kind.SNAPSHOT_DRIFT: False,
+        Kind.LAYOUT_DRIFT: False,
+    }
+    assert path.read_bytes() == content
+
+
+def test_wrong_media_type_in_a_row_is_taken_from_the_bytes(damaged: Damaged) -> None:
+    damaged.sql("UPDATE manifests SET media_type = 'text/plain' WHERE kind = 'index'")
+    outcomes = damaged.repaired()
+    assert all(outcome.is_repaired for outcome in outcomes), outcomes
+    assert damaged.found() == []
+
+
+def test_deleted_repository_is_not_brought_back_by_a_repair(damaged: Damaged) -> None:
+    damaged.sql("UPDATE repositories SET state = 'deleted'")
+    damaged.repaired()
+    database, store = open_parts(damaged.settings)
+    assert scalar(database, "SELECT state FROM repositories") == "deleted"
+    store.close()
+    database.close()
+
+
+def test_hold_is_lifted_though_what_collection_cannot_harm_was_found(
+    damaged: Damaged, writing: Writing
+) -> None:
+    damaged.sql("UPDATE store_identity SET hold_reason = 'rebuilt'")
+    damaged.sql("DELETE FROM gc_tasks")
+    damaged.sql("UPDATE manifests SET lease_until = 1")
+    report = verify(damaged.settings, Silent(), mark=True)
+    assert {finding.kind for finding in report.findings} == {Kind.TASK_MISSING}
+    assert report.hold_released
+    damaged.sql("UPDATE store_identity SET hold_reason = 'rebuilt'")
+    damaged.sql("UPDATE manifests SET os = 'plan9'")
+    assert not verify(damaged.settings, Silent(), mark=True).hold_released
+    damaged.repaired()
+    assert verify(damaged.settings, Silent(), mark=True).hold_released

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import uuid4
@@ -13,7 +14,7 @@ from sqlalchemy.engine import Connection
 from regmeta import db
 from regmeta.ingest.plan import Lifetimes
 from regmeta.ingest.reserve import bury_sized, chunks
-from regmeta.ingest.statements import Change, queue_blobs
+from regmeta.ingest.statements import Change, queue_blobs, queue_snapshot
 from regmeta.maintain.collect import tasks
 from regmeta.models import Blob, IndexMember, Manifest, ManifestBlob, Repository, RepositoryBlob
 
@@ -22,24 +23,28 @@ TICK: Final = timedelta(milliseconds=2)  # later than now by either database's c
 
 _ids: Final[Any] = sa.bindparam("ids", expanding=True)
 _repositories: Final[Any] = sa.bindparam("repositories", expanding=True)
-_UNLINK: Final = sa.delete(RepositoryBlob).where(
-    RepositoryBlob.repository_id.in_(_repositories),
-    RepositoryBlob.blob_id.in_(_ids),
-    # A mount is one row, and lives for as long as a lease without a manifest that names the blob.
-    RepositoryBlob.linked_at <= sa.bindparam("before"),
-    ~sa.exists().where(
-        Manifest.repository_id == RepositoryBlob.repository_id, Manifest.blob_id == RepositoryBlob.blob_id
-    ),
-    ~sa.exists().where(
-        ManifestBlob.blob_id == RepositoryBlob.blob_id,
-        ManifestBlob.manifest_id == Manifest.id,
-        Manifest.repository_id == RepositoryBlob.repository_id,
-    ),
-    ~sa.exists().where(
-        IndexMember.blob_id == RepositoryBlob.blob_id,
-        IndexMember.index_id == Manifest.id,
-        Manifest.repository_id == RepositoryBlob.repository_id,
-    ),
+_UNLINK: Final = (
+    sa.delete(RepositoryBlob)
+    .where(
+        RepositoryBlob.repository_id.in_(_repositories),
+        RepositoryBlob.blob_id.in_(_ids),
+        # A mount is one row, and lives for as long as a lease without a manifest that names the blob.
+        RepositoryBlob.linked_at <= sa.bindparam("before"),
+        ~sa.exists().where(
+            Manifest.repository_id == RepositoryBlob.repository_id, Manifest.blob_id == RepositoryBlob.blob_id
+        ),
+        ~sa.exists().where(
+            ManifestBlob.blob_id == RepositoryBlob.blob_id,
+            ManifestBlob.manifest_id == Manifest.id,
+            Manifest.repository_id == RepositoryBlob.repository_id,
+        ),
+        ~sa.exists().where(
+            IndexMember.blob_id == RepositoryBlob.blob_id,
+            IndexMember.index_id == Manifest.id,
+            Manifest.repository_id == RepositoryBlob.repository_id,
+        ),
+    )
+    .returning(RepositoryBlob.repository_id)
 )
 _UNNAMED: Final = (
     ~sa.exists().where(ManifestBlob.blob_id == Blob.id),
@@ -71,10 +76,16 @@ _LOCK_REPOSITORIES: Final = (
 
 def unlink_blobs(
     connection: Connection, repository_ids: Sequence[int], blob_ids: Sequence[int], before: datetime
-) -> None:
-    """Take access to blobs from repositories, whose locks are held, that have no manifest naming them."""
+) -> set[int]:
+    """Take access to blobs from repositories, whose locks are held, that have no manifest naming them.
+
+    Returns the repositories that lost one: their layouts still link its object.
+    """
+    changed: set[int] = set()
     for some in chunks(blob_ids):
-        connection.execute(_UNLINK, {"repositories": repository_ids, "ids": some, "before": before})
+        parameters: dict[str, Any] = {"repositories": repository_ids, "ids": some, "before": before}
+        changed.update(connection.execute(_UNLINK, parameters).scalars())
+    return changed
 
 
 def delete_blobs(
@@ -103,21 +114,32 @@ def delete_blobs(
     return count
 
 
+@dataclass(frozen=True, slots=True)
+class CollectedBlobs:
+    """What one transaction did."""
+
+    targets: frozenset[int]  # blobs that were looked at
+    blobs: int
+    repositories: frozenset[int]  # that lost access to one
+
+
 def collect_blobs(
     connection: Connection, due_at: datetime, actor: str, lifetimes: Lifetimes
-) -> tuple[int, int] | None:
-    """Work off tasks for blobs that were due at *due_at*; returns how many tasks and how many blobs."""
+) -> CollectedBlobs:
+    """Work off tasks for blobs that were due at *due_at*."""
     change = Change(db.stamp(connection), actor, uuid4())
     now = change.stamp.now
     claimed = tasks.claim_blobs(connection, due_at)
-    if not claimed:
-        return None
     blob_ids = sorted(claimed)
     # Before new tasks for the same blobs are written.
     tasks.settle(connection, list(claimed.values()), {})
+    changed: set[int] = set()
     for some in chunks(blob_ids):
         linked = sorted(connection.execute(_LINKED, {"ids": some}).scalars())
         for of in chunks(linked):
             locked = connection.execute(_LOCK_REPOSITORIES, {"repositories": of}).scalars().all()
-            unlink_blobs(connection, locked, some, now - lifetimes.lease)
-    return len(claimed), delete_blobs(connection, change, blob_ids, lifetimes)
+            changed |= unlink_blobs(connection, locked, some, now - lifetimes.lease)
+    for repository_id in sorted(changed):
+        queue_snapshot(connection, repository_id)
+    blobs = delete_blobs(connection, change, blob_ids, lifetimes)
+    return CollectedBlobs(frozenset(claimed), blobs, frozenset(changed))

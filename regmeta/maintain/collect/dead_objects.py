@@ -7,6 +7,7 @@ the sweep.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -24,6 +25,9 @@ from regmeta.models import Tombstone
 from regmeta.store import BlobStore
 
 CHUNK_OBJECTS: Final = 500
+MANY_FAILURES: Final = 20
+
+_log = logging.getLogger(__name__)
 
 _DUE: Final = (
     sa.select(Tombstone.id, Tombstone.key, Tombstone.size_bytes)
@@ -72,19 +76,22 @@ def delete_dead_objects(database: Database, store: BlobStore, lifetimes: Lifetim
         StoreUnavailable: the store did not delete; noted in the rows, and tried again by the next run.
     """
     report = DeadObjects()
+    failed: list[str] = []
     after = 0
     while rows := _some(database, _DUE, after):
         after = rows[-1].id
-        _delete(database, store, rows)
-        retried(partial(_note_deleted, database, rows, lifetimes))
-        report.deleted += len(rows)
-        report.size_bytes += sum(row.size_bytes or 0 for row in rows)
+        gone = _delete(database, store, rows, failed)
+        retried(partial(_note_deleted, database, gone, lifetimes))
+        report.deleted += len(gone)
+        report.size_bytes += sum(row.size_bytes or 0 for row in gone)
     after = 0
     while rows := _some(database, _OVER, after):
         after = rows[-1].id
-        _delete(database, store, rows)
-        retried(partial(_drop, database, rows))
-        report.forgotten += len(rows)
+        gone = _delete(database, store, rows, failed)
+        retried(partial(_drop, database, gone))
+        report.forgotten += len(gone)
+    if failed:
+        raise StoreUnavailable(f"{len(failed)} dead objects could not be deleted, first: {failed[0]}")
     return report
 
 
@@ -93,14 +100,32 @@ def _some(database: Database, statement: Any, after: int) -> Sequence[Any]:
         return connection.execute(statement, {"now": db.clock(connection), "after": after}).all()
 
 
-def _delete(database: Database, store: BlobStore, rows: Sequence[Any]) -> None:
+def _delete(database: Database, store: BlobStore, rows: Sequence[Any], failed: list[str]) -> Sequence[Any]:
+    """Delete the objects of some tombstones; returns those that are gone, and adds to *failed*.
+
+    One that cannot be deleted keeps no other from going; many in a row are a store that is away.
+    """
     check_may_delete(database, store)
     try:
         store.delete([row.key for row in rows])
+        return rows
     except StoreUnavailable as error:
-        text = str(error)
-        retried(lambda: _note_failed(database, rows, text))
-        raise
+        _log.info("deleting one by one: %s", error)
+    gone: list[Any] = []
+    in_a_row = 0
+    for row in rows:
+        try:
+            store.delete([row.key])
+        except StoreUnavailable as error:
+            retried(partial(_note_failed, database, row, str(error)))
+            failed.append(str(error))
+            in_a_row += 1
+            if in_a_row >= MANY_FAILURES:
+                raise
+        else:
+            gone.append(row)
+            in_a_row = 0
+    return gone
 
 
 def _note_deleted(database: Database, rows: Sequence[Any], lifetimes: Lifetimes) -> None:
@@ -110,9 +135,9 @@ def _note_deleted(database: Database, rows: Sequence[Any], lifetimes: Lifetimes)
         connection.execute(_DELETED, parameters)
 
 
-def _note_failed(database: Database, rows: Sequence[Any], error: str) -> None:
+def _note_failed(database: Database, row: Any, error: str) -> None:
     with database.transaction("objects_not_deleted") as connection:
-        connection.execute(_FAILED, {"ids": [row.id for row in rows], "error": error})
+        connection.execute(_FAILED, {"ids": [row.id], "error": error})
 
 
 def _drop(database: Database, rows: Sequence[Any]) -> None:

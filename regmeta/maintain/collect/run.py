@@ -11,9 +11,10 @@ from typing import Final
 import sqlalchemy as sa
 
 from regmeta import db
+from regmeta.errors import Error, Locked, Unavailable
 from regmeta.ingest.retry import retried
 from regmeta.ingest.unit_of_work import Writer
-from regmeta.maintain.collect.blobs import collect_blobs
+from regmeta.maintain.collect.blobs import CollectedBlobs, collect_blobs
 from regmeta.maintain.collect.dead_objects import DeadObjects, delete_dead_objects
 from regmeta.maintain.collect.hold import check_not_held
 from regmeta.maintain.collect.manifests import Collected, collect_manifests
@@ -42,6 +43,7 @@ class CollectReport:
     manifests: int = 0
     blobs: int = 0
     objects: DeadObjects = field(default_factory=DeadObjects)
+    failures: list[str] = field(default_factory=list)  # repositories that could not be collected, and why
 
 
 def collect(writer: Writer, store: BlobStore) -> CollectReport:
@@ -65,7 +67,14 @@ def _collect_rows(writer: Writer, report: CollectReport) -> None:
     busy: set[int] = set()
     while due := [number for number in _due(writer) if number not in busy]:
         for repository_id in due:
-            done = retried(partial(_one_repository, writer, repository_id))
+            try:
+                done = retried(partial(_one_repository, writer, repository_id))
+            except (Unavailable, Locked):
+                raise
+            except Error as error:
+                # A row that regmeta never writes must not stop the collection of all other repositories.
+                report.failures.append(f"repository {repository_id}: {error}")
+                done = None
             if done is None or not done.tasks:
                 busy.add(repository_id)  # another collector, or a writer, is at it: not in this run
                 continue
@@ -77,10 +86,15 @@ def _collect_rows(writer: Writer, report: CollectReport) -> None:
     # What this run puts off is not looked at again by it.
     with writer.database.read() as connection:
         began_at = db.clock(connection)
-    while done_now := retried(partial(_blob_tasks, writer, began_at)):
-        tasks, blobs = done_now
-        report.tasks += tasks
-        report.blobs += blobs
+    seen: set[int] = set()
+    while True:
+        found = retried(partial(_blob_tasks, writer, began_at))
+        report.tasks += len(found.targets)
+        report.blobs += found.blobs
+        touched |= found.repositories
+        if found.targets <= seen:  # none, or put off by a clock that was set back
+            break
+        seen |= found.targets
     for repository_id in sorted(touched):
         writer.snapshots.flush_quietly(repository_id, now=True)
 
@@ -96,6 +110,6 @@ def _one_repository(writer: Writer, repository_id: int) -> Collected | None:
         return collect_manifests(connection, repository_id, writer.actor, writer.lifetimes)
 
 
-def _blob_tasks(writer: Writer, due_at: datetime) -> tuple[int, int] | None:
+def _blob_tasks(writer: Writer, due_at: datetime) -> CollectedBlobs:
     with writer.database.transaction("collect_blobs") as connection:
         return collect_blobs(connection, due_at, writer.actor, writer.lifetimes)

@@ -13,6 +13,8 @@ from functools import partial
 from itertools import islice
 from typing import Final
 
+import sqlalchemy as sa
+
 from regmeta import db
 from regmeta.db import Database
 from regmeta.errors import Refused
@@ -21,7 +23,8 @@ from regmeta.ingest.plan import Lifetimes
 from regmeta.ingest.reserve import bury_sized
 from regmeta.ingest.retry import retried
 from regmeta.maintain.collect.hold import check_may_delete
-from regmeta.store import BlobStore, ObjectInfo
+from regmeta.models import Blob
+from regmeta.store import BlobStore, ObjectInfo, digest_of_key
 
 CHUNK_OBJECTS: Final = 500
 FEW_OBJECTS: Final = 1000  # up to here any share is plausible
@@ -32,6 +35,11 @@ class ImplausibleShare(Refused):
     """Too many objects would be given up at once: the database is rather the wrong one, or old."""
 
 
+_DAMAGED: Final = sa.select(Blob.digest).where(
+    Blob.digest.in_(sa.bindparam("digests", expanding=True)), Blob.state == "damaged"
+)
+
+
 @dataclass(frozen=True, slots=True)
 class SweepReport:
     """What was found."""
@@ -39,6 +47,7 @@ class SweepReport:
     objects: int  # in the listing
     unknown: int  # in no table
     too_young: int  # of these, left alone for now
+    kept: int  # of these, left alone since they may heal a damaged blob
     buried: int
 
 
@@ -67,19 +76,22 @@ def sweep(database: Database, store: BlobStore, lifetimes: Lifetimes, *, force: 
             f"{store.location}: {len(old)} of {objects} objects are in no table of {database.location};"
             " is it the right one?"
         )
-    buried = 0
+    buried = kept = 0
     for some in _chunks(iter(old)):
-        buried += retried(partial(_bury, database, some, lifetimes))
-    return SweepReport(objects, len(unknown), len(unknown) - len(old), buried)
+        gone, left = retried(partial(_bury, database, some, lifetimes))
+        buried, kept = buried + gone, kept + left
+    return SweepReport(objects, len(unknown), len(unknown) - len(old), kept, buried)
 
 
-def _bury(database: Database, some: Sequence[ObjectInfo], lifetimes: Lifetimes) -> int:
+def _bury(database: Database, some: Sequence[ObjectInfo], lifetimes: Lifetimes) -> tuple[int, int]:
     with database.transaction("sweep") as connection:
         lock_adoption(connection)
         named = named_keys(connection, [info.key for info in some])
-        sizes = {info.key: info.size_bytes for info in some if info.key not in named}
+        digests = {info.key: digest_of_key(info.key) for info in some if info.key not in named}
+        damaged = set(connection.execute(_DAMAGED, {"digests": list(set(digests.values()))}).scalars())
+        sizes = {info.key: info.size_bytes for info in some if digests.get(info.key) not in {None, *damaged}}
         bury_sized(connection, sizes, "unknown", db.clock(connection), lifetimes.tombstone)
-        return len(sizes)
+        return len(sizes), len(digests) - len(sizes)
 
 
 def _chunks(found: Iterator[ObjectInfo]) -> Iterator[list[ObjectInfo]]:

@@ -9,7 +9,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from regmeta.db import Database
-from regmeta.ingest.heal import Open
+from regmeta.ingest.heal import Copy
 from regmeta.models import Manifest
 from regmeta.oci.digest import Digest
 from regmeta.sources import Source
@@ -28,31 +28,37 @@ class Copies:
         self._store = store
         self._source = source
         self._wanted = {f"{digest.algorithm}/{digest.hex[:2]}/{digest.hex}": digest for digest in wanted}
-        self._keys: dict[Digest, list[str]] | None = None
+        self._keys: dict[Digest, dict[str, int]] | None = None
 
-    def of(self, digest: Digest, not_key: str | None) -> Mapping[str, Open]:
-        """Return how each copy is opened, by what messages call it; none of them is verified yet."""
-        found: dict[str, Open] = {}
+    def of(self, digest: Digest, own_key: str | None) -> Mapping[str, Copy]:
+        """Return the copies, by what messages call them; none of them is verified yet.
+
+        The object that was found bad comes last: it may have been away for a moment only.
+        """
+        found: dict[str, Copy] = {}
         with self._database.read() as connection:
             contents: Any = connection.execute(_CONTENT, {"of": digest}).scalars().all()
         for number, content in enumerate(set(contents)):
             if digest.matches(content):
-                found[f"the manifest's row {number or ''}".rstrip()] = _Bytes(content)
+                found[f"the manifest's row {number or ''}".rstrip()] = Copy(len(content), _Bytes(content))
         if self._keys is None:
             self._keys = self._list()
-        for key in self._keys.get(digest, ()):
-            if key != not_key:
-                found[key] = _Stored(self._store, key)
+        keys = self._keys.get(digest, {})
+        for key, size_bytes in keys.items():
+            if key != own_key:
+                found[key] = Copy(size_bytes, _Stored(self._store, key))
         if self._source is not None:
-            found[self._source.location] = _Sourced(self._source, digest)
+            found[self._source.location] = Copy(None, _Sourced(self._source, digest))
+        if own_key is not None and own_key in keys:
+            found[own_key] = Copy(keys[own_key], _Stored(self._store, own_key))
         return found
 
-    def _list(self) -> dict[Digest, list[str]]:
-        keys: dict[Digest, list[str]] = {}
+    def _list(self) -> dict[Digest, dict[str, int]]:
+        keys: dict[Digest, dict[str, int]] = {}
         for info in self._store.walk():
             digest = self._wanted.get(info.key.rpartition(".")[0])
             if digest is not None:
-                keys.setdefault(digest, []).append(info.key)
+                keys.setdefault(digest, {})[info.key] = info.size_bytes
         return keys
 
 

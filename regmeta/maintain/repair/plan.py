@@ -46,7 +46,7 @@ class Action:
 def plan(findings: Iterable[Finding], kinds: Collection[Kind] = ()) -> list[Action]:
     """Return what is to be done about findings, of some *kinds* only or of all, in the order of doing."""
     chosen = [finding for finding in findings if not kinds or finding.kind in kinds]
-    order = [*ACTIONS, *ADVICE]
+    order = [*ADVICE, *ACTIONS]
     return [
         Action(finding, ACTIONS.get(finding.kind) or ADVICE[finding.kind], finding.kind in ACTIONS)
         for finding in sorted(chosen, key=lambda item: order.index(item.kind))

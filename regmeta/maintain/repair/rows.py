@@ -10,12 +10,12 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from regmeta import db
-from regmeta.errors import DamagedBlob, NotFound
+from regmeta.errors import DamagedBlob, InputError, NotFound
 from regmeta.ingest.plan import PlannedManifest
 from regmeta.ingest.rederive import rederive
 from regmeta.ingest.retry import retried
 from regmeta.ingest.snapshots import version_of
-from regmeta.ingest.statements import Change, lock_repositories, queue_blobs, queue_manifests
+from regmeta.ingest.statements import Change, queue_blobs, queue_manifests, queue_snapshot
 from regmeta.ingest.tag_repair import restore_tag
 from regmeta.ingest.unit_of_work import Writer
 from regmeta.maintain.verify.manifests import with_config
@@ -73,7 +73,11 @@ class RowRepair:
         content = bytes(row.content)
         if not row.digest.matches(content):
             content = self._object(row.digest, row.key)
-        document = manifest.parse(content, row.digest, row.media_type, verified=True)
+        try:
+            document = manifest.parse(content, row.digest, row.media_type, verified=True)
+        except InputError:
+            # The type in the row may be what is wrong; most manifests say their own.
+            document = manifest.parse(content, row.digest, verified=True)
         planned = PlannedManifest(document, image_config.UNKNOWN)
         if isinstance(document, manifest.Manifest):
             with self._writer.database.read() as connection:
@@ -84,7 +88,7 @@ class RowRepair:
 
         def once() -> None:
             with self._writer.database.transaction("rederive") as connection:
-                change = self._locked(connection, row.name)
+                change = self._locked(connection, row.repository_id)
                 rederive(connection, change, row.repository_id, manifest_id, planned, self._writer.lifetimes)
 
         retried(once)
@@ -100,7 +104,7 @@ class RowRepair:
 
         def once() -> str | None:
             with self._writer.database.transaction("restore_tag") as connection:
-                change = self._locked(connection, row.name)
+                change = self._locked(connection, row.id)
                 return restore_tag(connection, change, row.id, tag_id)
 
         done: str | None = retried(once)
@@ -142,7 +146,7 @@ class RowRepair:
 
         def once() -> None:
             with self._writer.database.transaction("requeue_snapshot") as connection:
-                self._locked(connection, row.name)
+                self._locked(connection, repository_id)
 
         retried(once)
         self._writer.snapshots.flush(repository_id, now=True)
@@ -154,8 +158,9 @@ class RowRepair:
             self._writer.snapshots.flush_quietly(repository_id, now=True)
         self._touched.clear()
 
-    def _locked(self, connection: Connection, repository: str) -> Change:
-        lock_repositories(connection, [repository], create=False)
+    def _locked(self, connection: Connection, repository_id: int) -> Change:
+        # Not the lock of an ingest: that would bring a deleted repository back.
+        queue_snapshot(connection, repository_id)
         return Change(db.stamp(connection), self._writer.actor, uuid4())
 
     def _object(self, digest: Digest, key: str | None) -> bytes:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
-from regmeta.errors import Error, Locked, Unavailable
+from regmeta.errors import Error, InvalidDigest, Locked, Refused, Unavailable
+from regmeta.ingest.adopt import named_keys
 from regmeta.ingest.damage import mark_damaged
 from regmeta.ingest.heal import heal
 from regmeta.ingest.unit_of_work import Writer
@@ -17,6 +19,7 @@ from regmeta.maintain.repair.copies import Copies
 from regmeta.maintain.repair.plan import Action
 from regmeta.maintain.repair.rows import RowRepair
 from regmeta.maintain.verify.findings import Finding, Kind
+from regmeta.maintain.verify.plausible import check_plausible
 from regmeta.oci.digest import Digest
 from regmeta.query.blobs import blob
 from regmeta.sources import Source
@@ -31,6 +34,11 @@ OF_BLOBS: Final = frozenset(
 OF_MANIFESTS: Final = frozenset(
     {Kind.MANIFEST_CONTENT, Kind.MANIFEST_DRIFT, Kind.EDGE_DRIFT, Kind.LINK_MISSING}
 )
+
+
+OF_REPOSITORIES: Final = OF_MANIFESTS | {Kind.TAG_DRIFT}
+OF_SNAPSHOTS: Final = frozenset({Kind.SNAPSHOT_DRIFT, Kind.LAYOUT_DRIFT})
+ANYWHERE: Final = frozenset({Kind.FOREIGN_KEY, Kind.ROW_INVALID, Kind.DATABASE_CORRUPT})
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +60,37 @@ def repair(
     Raises:
         Unavailable, Locked: the store or the database did not do it; what was done is done.
     """
-    wanted = [Digest.parse(a.finding.subject) for a in actions if a.finding.kind in OF_BLOBS]
-    run = _Repair(writer, store, Copies(writer.database, store, source, wanted))
-    outcomes = []
+    check_plausible(writer.database, [action.finding for action in actions])
+    wanted = []
     for action in actions:
-        outcomes.append(run.one(action))
+        if action.finding.kind in OF_BLOBS:
+            with suppress(InvalidDigest):  # one that is none is left when its turn comes
+                wanted.append(Digest.parse(action.finding.subject))
+    run = _Repair(writer, store, Copies(writer.database, store, source, wanted))
+    outcomes: list[Outcome] = []
+    for action in actions:
+        if action.finding.kind in OF_SNAPSHOTS and _is_in_doubt(action.finding.subject, outcomes):
+            detail = "left: rows of this repository are wrong still, and the store may know better"
+            outcomes.append(Outcome(action.finding, False, detail))
+        else:
+            outcomes.append(run.one(action))
     run.rows.finish()
     return outcomes
+
+
+def _is_in_doubt(repository: str, outcomes: Sequence[Outcome]) -> bool:
+    """Tell whether rows that a snapshot is written from could not be put right."""
+    return any(
+        not outcome.is_repaired
+        and (
+            outcome.finding.kind in ANYWHERE
+            or (
+                outcome.finding.kind in OF_REPOSITORIES
+                and outcome.finding.subject.startswith((f"{repository}@", f"{repository}:"))
+            )
+        )
+        for outcome in outcomes
+    )
 
 
 class _Repair:
@@ -68,6 +100,7 @@ class _Repair:
         self._copies = copies
         self.rows = RowRepair(writer, store)
         self._derived: dict[int, str] = {}
+        self._done: dict[str, Error | None] = {}
 
     def one(self, action: Action) -> Outcome:
         """Do one action; what goes wrong with it leaves the others alone."""
@@ -76,7 +109,9 @@ class _Repair:
         try:
             done = self._do(action.finding)
         except (Unavailable, Locked):
-            raise
+            if action.finding.kind is not Kind.TOMBSTONE_STUCK:
+                raise
+            return Outcome(action.finding, False, "left: its object cannot be deleted")
         except Error as error:
             return Outcome(action.finding, False, f"left: {error}")
         if done is None:
@@ -88,13 +123,18 @@ class _Repair:
         if kind in OF_BLOBS:
             return self._heal(finding)
         if kind is Kind.INTENT_STALE:
-            recover(self._writer, self._store)
+            self._once("recover", lambda: recover(self._writer, self._store))
             return "taken back"
         if kind is Kind.OBJECT_UNKNOWN:
-            found = sweep(self._writer.database, self._store, self._writer.lifetimes)
-            return None if found.too_young and not found.buried else "has a tombstone"
+            database = self._writer.database
+            self._once("sweep", lambda: sweep(database, self._store, self._writer.lifetimes))
+            with database.read() as connection:
+                if named_keys(connection, [finding.subject]):
+                    return "has a tombstone"
+            raise Refused("it is young, or may heal a damaged blob")
         if kind is Kind.TOMBSTONE_STUCK:
-            delete_dead_objects(self._writer.database, self._store, self._writer.lifetimes)
+            lifetimes = self._writer.lifetimes
+            self._once("delete", lambda: delete_dead_objects(self._writer.database, self._store, lifetimes))
             return "deleted"
         assert row_id is not None
         if kind in OF_MANIFESTS:
@@ -108,6 +148,18 @@ class _Repair:
         if self.rows.snapshot(row_id) is None:
             return None
         return "written again"
+
+    def _once(self, what: str, run: Callable[[], object]) -> None:
+        """Do what serves all findings of a kind for the first of them; what it raised, for each."""
+        if what not in self._done:
+            try:
+                run()
+                self._done[what] = None
+            except Error as error:
+                self._done[what] = error
+        failure = self._done[what]
+        if failure is not None:
+            raise failure
 
     def _heal(self, finding: Finding) -> str:
         digest = Digest.parse(finding.subject)

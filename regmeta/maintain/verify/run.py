@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
@@ -13,7 +14,7 @@ import sqlalchemy as sa
 
 from regmeta import db
 from regmeta.db import Database
-from regmeta.errors import Error, InputError, IntegrityError
+from regmeta.errors import Error, InputError, IntegrityError, StoreUnavailable
 from regmeta.ingest.damage import mark_damaged, release_hold
 from regmeta.maintain.setup import check_identity
 from regmeta.maintain.verify.data import DataCheck, Subset
@@ -21,6 +22,7 @@ from regmeta.maintain.verify.findings import Finding, Kind
 from regmeta.maintain.verify.machinery import check_machinery
 from regmeta.maintain.verify.manifests import check_manifests
 from regmeta.maintain.verify.objects import check_blobs, check_objects, still_live
+from regmeta.maintain.verify.plausible import check_plausible
 from regmeta.maintain.verify.rows import check_database, check_foreign_keys, check_values
 from regmeta.maintain.verify.snapshots import check_snapshots
 from regmeta.maintain.verify.tags import check_tags
@@ -28,6 +30,15 @@ from regmeta.models import Blob, Manifest, Repository
 from regmeta.store import BlobStore
 
 CHECKPOINT_S: Final = 5.0
+
+_log = logging.getLogger(__name__)
+OLDEST_CHECKPOINT_S: Final = 24 * 3600.0  # what was read before that is read again
+HARMLESS: Final = frozenset(
+    {
+        *(Kind.OBJECT_UNKNOWN, Kind.INTENT_STALE, Kind.TOMBSTONE_STUCK, Kind.TASK_MISSING),
+        *(Kind.LAYOUT_DRIFT, Kind.BLOB_DAMAGED),
+    }
+)
 OF_OBJECTS: Final = frozenset({Kind.OBJECT_MISSING, Kind.OBJECT_SIZE, Kind.OBJECT_CORRUPT})
 
 _COUNTS: Final = sa.select(
@@ -99,7 +110,7 @@ def verify(
     """Compare rows with rows, with objects, and, if asked for, with every byte. Beside writers.
 
     Writes nothing but its checkpoint; with ``mark`` it sets blobs to *damaged*, and lifts a hold on
-    collection if nothing at all was found.
+    collection if nothing was found that collection could make worse.
 
     Raises:
         StoreUnavailable, DatabaseUnavailable: it could not be found out; nothing is said of what was not
@@ -121,8 +132,11 @@ def verify(
         _read_data(database, store, options, key, checkpoint, progress, report)
     report.findings = list(dict.fromkeys(report.findings))
     if options.mark:
+        check_plausible(database, report.findings)
         report.marked = _mark(database, report.findings)
-        if not report.findings:
+        # What collection cannot make worse does not hold it up. A run that went on from an earlier one has
+        # not seen all bytes as they are now.
+        if {finding.kind for finding in report.findings} <= HARMLESS and report.resumed_at is None:
             report.hold_released = release_hold(database)
     if options.read_data is not None:
         checkpoint.clear()  # now that what was found is marked
@@ -170,8 +184,13 @@ def _read_data(
 ) -> None:
     assert options.read_data is not None
     state = checkpoint.load()
-    if state is None or state.get("key") != key:
+    if (
+        state is None
+        or state.get("key") != key
+        or not 0 <= time.time() - state.get("began_s", 0) < OLDEST_CHECKPOINT_S
+    ):
         state = {"key": key, "seed": uuid4().hex, "after": "", "objects": 0, "bytes": 0, "findings": []}
+        state["began_s"] = time.time()
     else:
         report.resumed_at = state["after"]
         progress.advanced(state["bytes"])
@@ -188,17 +207,25 @@ def _read_data(
             state["bytes"] += hashed.size_bytes
             if time.monotonic() - saved_s > CHECKPOINT_S:
                 state["findings"] = [asdict(finding) for finding in found]
-                checkpoint.save(state)
+                _save(checkpoint, state)
                 saved_s = time.monotonic()
     except BaseException:
         results.close()
         state["findings"] = [asdict(finding) for finding in found]
-        checkpoint.save(state)
+        _save(checkpoint, state)
         raise
     report.objects_read, report.bytes_read = state["objects"], state["bytes"]
     # The same object may have been found by its size already.
     known = {finding.subject for finding in report.findings if finding.kind in OF_OBJECTS}
     report.findings += [finding for finding in found if finding.subject not in known]
+
+
+def _save(checkpoint: Checkpoint, state: dict[str, Any]) -> None:
+    """Note how far the run has come; that it cannot be noted is no reason to end it."""
+    try:
+        checkpoint.save(state)
+    except StoreUnavailable as error:
+        _log.warning("an interruption would begin anew: %s", error)
 
 
 def _finding(item: dict[str, Any]) -> Finding:
