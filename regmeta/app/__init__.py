@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import platform
 from collections.abc import Callable, Collection, Generator, Iterator
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
@@ -94,10 +93,8 @@ def open_for_writing(settings: Settings, *, lifetimes: Lifetimes | None = None) 
         Unavailable, Locked: it cannot be opened now.
     """
     # What only writers need is not imported by readers: they start faster.
+    from regmeta.app.writers import writer_of
     from regmeta.ingest.local_registry import LocalRegistry
-    from regmeta.ingest.plan import Lifetimes
-    from regmeta.ingest.snapshots import SnapshotWriter
-    from regmeta.ingest.unit_of_work import Writer
     from regmeta.maintain.recover import recover
 
     with ExitStack() as stack:
@@ -105,13 +102,10 @@ def open_for_writing(settings: Settings, *, lifetimes: Lifetimes | None = None) 
         database, store = reading.database, reading.store
         staging = store.open_staging()
         stack.callback(staging.close)
-        snapshots = SnapshotWriter(database, store, staging, show_layouts=settings.layouts == "all")
-        writer = Writer(
-            database, staging, snapshots, platform.node(), settings.actor, lifetimes or Lifetimes()
-        )
+        writer = writer_of(settings, database, store, staging, lifetimes)
         # Before the folder goes: an intent without a folder is one of a process that has ended.
         stack.callback(_release, writer)
-        stack.callback(snapshots.flush_postponed)
+        stack.callback(writer.snapshots.flush_postponed)
         registry = LocalRegistry(writer, store, mandatory_annotations=settings.lint.mandatory_annotations)
         stack.callback(registry.close)
         recovered = recover(writer, store)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 import shutil
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
@@ -12,18 +11,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from regmeta import app
+from regmeta.app.writers import require_alone, writer_of
 from regmeta.db import Database
 from regmeta.errors import (
     DatabaseUnavailable,
     InvalidSource,
-    Locked,
     Refused,
     StoreUnavailable,
     UsageError,
 )
-from regmeta.ingest.plan import Lifetimes
-from regmeta.ingest.snapshots import SnapshotWriter
-from regmeta.ingest.unit_of_work import Writer
 from regmeta.maintain import backup as copies
 from regmeta.maintain import restore as restoring
 from regmeta.maintain.backup import Copy
@@ -110,17 +106,15 @@ def restore_file(settings: Settings, path: str, progress: MakeProgress) -> Resto
             with database_files.unused(str(target)):
                 pass
         staging = stack.enter_context(closing(store.open_staging()))
-        _require_alone(store, staging)
+        require_alone(store, staging.owner)
         listed = list_snapshots(store)
         app._make_folder(target.parent)
-        if os.path.realpath(path) == os.path.realpath(f"{target}{database_files.RESTORING}"):
-            raise UsageError(f"{path}: is what an interrupted restore left, not a copy: name the copy itself")
         try:
             database_files.copy_for_restore(path, str(target))
             with closing(Database(f"{settings.database}{database_files.RESTORING}")) as copy:
                 copy.use_write_ahead_log()
                 prepared = restoring.prepare(copy, store, listed)
-        except Exception:
+        except Exception:  # an interruption leaves it, and the next run begins from the copy
             database_files.remove_prepared(str(target))
             raise
         aside = database_files.put_in_place(str(target))
@@ -143,7 +137,7 @@ def restore_loaded(settings: Settings, progress: MakeProgress) -> Restored:
         with app.open_database(settings) as database:
             restoring.check_loaded(database, store)
             staging = stack.enter_context(closing(store.open_staging()))
-            _require_alone(store, staging)
+            require_alone(store, staging.owner)
             prepared = restoring.prepare(database, store, list_snapshots(store))
         return _finish(settings, stack, store, staging, prepared, None, progress)
 
@@ -158,8 +152,7 @@ def _finish(
     progress: MakeProgress,
 ) -> Restored:
     database = stack.enter_context(closing(app._database(settings)))
-    snapshots = SnapshotWriter(database, store, staging, show_layouts=settings.layouts == "all")
-    writer = Writer(database, staging, snapshots, platform.node(), settings.actor, Lifetimes())
+    writer = writer_of(settings, database, store, staging)
     shown = stack.enter_context(progress())
     report = restoring.finish(writer, store, prepared, shown)
     return Restored(database.location, aside, prepared.identity, report)
@@ -171,6 +164,8 @@ def _check_file(path: str, target: str, store: BlobStore) -> None:
         raise InvalidSource(f"{path}: no such file" if not os.path.lexists(path) else f"{path}: not a file")
     if os.path.exists(target) and os.path.samefile(path, target):
         raise UsageError(f"{path}: is the database itself, not a copy of it")
+    if os.path.realpath(path) == os.path.realpath(f"{target}{database_files.RESTORING}"):
+        raise UsageError(f"{path}: is what an interrupted restore left, not a copy: name the copy itself")
     if database_files.has_log(path):
         raise InvalidSource(
             f"{path}: has a {path}-wal beside it: not a closed copy ('regmeta backup' makes one)"
@@ -178,17 +173,6 @@ def _check_file(path: str, target: str, store: BlobStore) -> None:
     copy = copies.read_sqlite_copy(path)
     upgrade = f"REGMETA_DATABASE=sqlite:///{os.path.abspath(path)} regmeta db upgrade"
     copies.check_restorable(copy, record, path, upgrade=f"upgrade a copy of it first with '{upgrade}'")
-
-
-def _require_alone(store: BlobStore, mine: Staging) -> None:
-    # Mine is there already, so of two restores at once at least one sees the other.
-    with store.abandoned_stagings() as ended:
-        owners = {name.split("/")[1] for name in store.walk_records("staging") if name.count("/") > 1}
-        living = owners - {owner.hex for owner in (*ended, mine.owner)}
-        if living:
-            raise Locked(
-                f"{store.location}: another process works on it (staging/{min(living)}): end it first"
-            )
 
 
 # --- PostgreSQL -------------------------------------------------------------------------------

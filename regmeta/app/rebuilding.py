@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, closing
 from pathlib import Path
 
 from regmeta import app
+from regmeta.app.writers import require_alone, writer_of
 from regmeta.db import Database
-from regmeta.errors import IdentityMismatch, Locked, NotFound
-from regmeta.ingest.plan import Lifetimes
-from regmeta.ingest.snapshots import SnapshotWriter
-from regmeta.ingest.unit_of_work import Writer
+from regmeta.errors import IdentityMismatch, NotFound
 from regmeta.maintain import schema, setup
 from regmeta.maintain.rebuild import identity
 from regmeta.maintain.rebuild.listing import SNAPSHOTS, SnapshotList, list_snapshots
@@ -53,8 +50,7 @@ def rebuild_lost_database(settings: Settings, progress: MakeProgress) -> Report:
         database = stack.enter_context(closing(_make_database(settings)))
         tied = identity.tie(database, store, listed.greatest_epoch)
         staging = stack.enter_context(closing(store.open_staging()))
-        snapshots = SnapshotWriter(database, store, staging, show_layouts=settings.layouts == "all")
-        writer = Writer(database, staging, snapshots, platform.node(), settings.actor, Lifetimes())
+        writer = writer_of(settings, database, store, staging)
         shown = stack.enter_context(progress())
         return rebuild_lost(writer, store, tied, listed, shown)
 
@@ -63,23 +59,13 @@ def _look_first(store: BlobStore) -> SnapshotList:
     """List the snapshots, if this is a store that nobody works on. Nothing was made yet."""
     if setup.read_record(store) is None:
         raise IdentityMismatch(f"{store.location} holds no {setup.RECORD}: it is no store, or is not mounted")
-    _require_alone(store)
+    require_alone(store)
     listed = list_snapshots(store)
     if not listed.versions:
         has_objects = next(iter(store.walk()), None) is not None
         what = "holds objects, but" if has_objects else "holds no object, and"
         raise NotFound(f"{store.location} {what} {SNAPSHOTS} has no snapshot: nothing tells what was where")
     return listed
-
-
-def _require_alone(store: BlobStore) -> None:
-    with store.abandoned_stagings() as ended:
-        owners = {name.split("/")[1] for name in store.walk_records("staging") if name.count("/") > 1}
-        living = owners - {owner.hex for owner in ended}
-        if living:
-            raise Locked(
-                f"{store.location}: another process works on it (staging/{min(living)}): end it first"
-            )
 
 
 def _make_database(settings: Settings) -> Database:

@@ -38,6 +38,7 @@ from regmeta.models import Blob, Manifest, Repository
 from regmeta.oci import names
 from regmeta.oci.descriptor import Descriptor
 from regmeta.oci.digest import Digest
+from regmeta.oci.streams import read_up_to
 from regmeta.sources import Source
 from regmeta.store import BlobStore, ObjectMissing
 
@@ -170,15 +171,11 @@ class LocalRegistry:
             row = connection.execute(_BLOB, {"of": descriptor.digest}).first()
         if row is None or row.state != "live":
             return None
-        buffer = bytearray(descriptor.size_bytes + 1)
         try:
             with self._store.open(row.key) as stream:
-                view, total = memoryview(buffer), 0
-                while got := stream.readinto(view[total:]):
-                    total += got
+                content = read_up_to(stream, descriptor.size_bytes)
         except ObjectMissing as error:
             raise DamagedBlob(f"{descriptor.digest}: {error}") from error
-        content = bytes(buffer[:total])
         if not descriptor.digest.matches(content):
             raise DamagedBlob(f"{descriptor.digest}: the stored bytes have another digest")
         return content

@@ -10,3 +10,17 @@ class ByteStream(Protocol):
 
     def readinto(self, buffer: memoryview, /) -> int:
         """Fill *buffer* as far as one read goes; return how many bytes that was, 0 at the end."""
+
+
+def fill(stream: ByteStream, buffer: memoryview) -> int:
+    """Read until *buffer* is full or the stream has ended; return how many bytes that was."""
+    total = 0
+    while total < len(buffer) and (got := stream.readinto(buffer[total:])):
+        total += got
+    return total
+
+
+def read_up_to(stream: ByteStream, limit_bytes: int) -> bytes:
+    """Return small content whole. One byte more than *limit_bytes* says that there is more of it."""
+    buffer = memoryview(bytearray(limit_bytes + 1))
+    return bytes(buffer[: fill(stream, buffer)])

@@ -19,7 +19,7 @@ from uuid import uuid4
 from regmeta.errors import UsageError
 from regmeta.oci import layout
 from regmeta.oci.digest import Digest
-from regmeta.oci.streams import ByteStream
+from regmeta.oci.streams import ByteStream, fill
 from regmeta.store import COPY_BUFFER_BYTES
 from regmeta.store.paths import wrapped, write_all
 
@@ -182,10 +182,8 @@ class _Reader:
 
     def read(self, size: int = -1, /) -> bytes:
         # tarfile asks for as much as the member still needs, never for all.
-        buffer = bytearray(max(size, 0))
-        view, total = memoryview(buffer), 0
-        while total < size and (got := self._stream.readinto(view[total:])):
-            total += got
+        view = memoryview(bytearray(max(size, 0)))
+        total = fill(self._stream, view)
         if self._progress is not None:
             self._progress(total)
         return bytes(view[:total])

@@ -17,6 +17,7 @@ from regmeta.app import backups, open_for_writing
 from regmeta.db import Database
 from regmeta.maintain.rebuild.report import Progress
 from regmeta.settings import Settings
+from regmeta.store.database_files import RESTORING
 from regmeta.store.filesystem import FilesystemStore
 from tests.builders import LayoutBuilder
 from tests.support.copies import (
@@ -114,6 +115,14 @@ def test_missing_copy_is_refused(filled: Settings, copy: Path, tmp_path: Path) -
 def test_database_itself_is_no_copy(filled: Settings) -> None:
     path = Path(filled.database.removeprefix("sqlite:///"))
     refused(filled, path, errors.UsageError, "is the database itself")
+
+
+@sqlite_only
+def test_what_an_interrupted_restore_left_is_no_copy_and_stays(filled: Settings, copy: Path) -> None:
+    path = Path(filled.database.removeprefix("sqlite:///") + RESTORING)
+    path.write_bytes(copy.read_bytes())
+    refused(filled, path, errors.UsageError, "what an interrupted restore left")
+    assert path.read_bytes() == copy.read_bytes()
 
 
 @sqlite_only

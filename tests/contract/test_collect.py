@@ -22,6 +22,8 @@ from regmeta.settings import Settings
 from regmeta.store import new_key
 from tests.builders import LayoutBuilder, digest_of
 from tests.support.registry import (
+    AT_ONCE,
+    NOW,
     change,
     commit_one,
     counts,
@@ -36,10 +38,6 @@ from tests.support.registry import (
     tags,
 )
 
-NOW = timedelta()
-AT_ONCE = Lifetimes(
-    intent=timedelta(hours=1), lease=NOW, garbage=NOW, tombstone=NOW, history=NOW, max_upload=NOW
-)
 CONTENT = ("manifests", "manifest_blobs", "index_manifests", "labels", "repository_blobs", "blobs")
 
 

@@ -579,7 +579,7 @@ def test_rebuild_that_another_one_overtakes_writes_nothing_more(
     def overtaken(*arguments: Any) -> None:
         if not done:
             done.append(1)
-            monkeypatch.setattr(rebuilding, "_require_alone", lambda store: None)
+            monkeypatch.setattr(rebuilding, "require_alone", lambda store: None)
             assert rebuilt(settings).manifests == 2
             with open_for_writing(settings) as writing:
                 # Life goes on, and long afterwards the first rebuild wakes up.

@@ -34,6 +34,7 @@ from regmeta.store import filesystem
 from tests.builders import Json, LayoutBuilder, digest_of
 from tests.crash.harness.children import InlineExecutor
 from tests.support.registry import (
+    AT_ONCE,
     change,
     commit_one,
     counts,
@@ -47,9 +48,7 @@ from tests.support.registry import (
     tags,
 )
 
-NOW = timedelta()
 HOUR = timedelta(hours=1)
-AT_ONCE = Lifetimes(intent=HOUR, lease=NOW, garbage=NOW, tombstone=NOW, history=NOW, max_upload=NOW)
 SWEPT = replace(AT_ONCE, max_upload=-HOUR)  # files have the store's clock
 WAIT_S = 60.0  # a thread that is not there by then never comes
 

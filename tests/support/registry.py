@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import sqlalchemy as sa
 from regmeta.app import Writing
 from regmeta.db import Database
 from regmeta.ingest.local_registry import LocalRegistry
-from regmeta.ingest.plan import CommitResult, ImageOutcome, ImageRequest, PlannedImage
+from regmeta.ingest.plan import CommitResult, ImageOutcome, ImageRequest, Lifetimes, PlannedImage
 from regmeta.ingest.unit_of_work import UnitOfWork
 from regmeta.models import Base
 from regmeta.oci import names
@@ -26,6 +27,9 @@ from regmeta.store.locks import FileLock
 from tests.builders import Json, LayoutBuilder, parsed
 
 ACTOR = "tester"
+NOW = timedelta()
+AT_ONCE = Lifetimes(lease=NOW, garbage=NOW, tombstone=NOW, history=NOW, max_upload=NOW)
+"""Garbage is collected, deleted and forgotten as soon as there is some."""
 
 
 def settings_of(home: Path, database_url: str, **others: Any) -> Settings:

@@ -16,6 +16,7 @@ from regmeta.ingest.plan import Lifetimes
 from regmeta.ingest.reserve import bury_sized, chunks
 from regmeta.ingest.statements import Change, queue_blobs, queue_snapshot
 from regmeta.maintain.collect import tasks
+from regmeta.maintain.collect.reachable import IS_NOT_NAMED
 from regmeta.models import Blob, IndexMember, Manifest, ManifestBlob, Repository, RepositoryBlob
 
 SOON: Final = timedelta(minutes=1)  # when another transaction was at it
@@ -46,25 +47,23 @@ _UNLINK: Final = (
     )
     .returning(RepositoryBlob.repository_id)
 )
-_UNNAMED: Final = (
-    ~sa.exists().where(ManifestBlob.blob_id == Blob.id),
-    ~sa.exists().where(IndexMember.blob_id == Blob.id),
-    ~sa.exists().where(Manifest.blob_id == Blob.id),
-)
 _LOCK_BLOBS: Final = (
-    sa.select(Blob.id).where(Blob.id.in_(_ids), *_UNNAMED).order_by(Blob.id).with_for_update(skip_locked=True)
+    sa.select(Blob.id)
+    .where(Blob.id.in_(_ids), IS_NOT_NAMED)
+    .order_by(Blob.id)
+    .with_for_update(skip_locked=True)
 )
 _DELETE: Final = (
     sa.delete(Blob)
     .where(
         Blob.id.in_(_ids),
         Blob.lease_until <= sa.bindparam("now"),
-        *_UNNAMED,
+        IS_NOT_NAMED,
         ~sa.exists().where(RepositoryBlob.blob_id == Blob.id),
     )
     .returning(Blob.id, Blob.key, Blob.size_bytes)
 )
-_LEFT: Final = sa.select(Blob.id, Blob.lease_until).where(Blob.id.in_(_ids), *_UNNAMED)
+_LEFT: Final = sa.select(Blob.id, Blob.lease_until).where(Blob.id.in_(_ids), IS_NOT_NAMED)
 _LINKED: Final = sa.select(RepositoryBlob.repository_id).where(RepositoryBlob.blob_id.in_(_ids)).distinct()
 _LOCK_REPOSITORIES: Final = (
     sa.select(Repository.id)

@@ -8,7 +8,7 @@ the sweep.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
@@ -29,20 +29,14 @@ MANY_FAILURES: Final = 20
 
 _log = logging.getLogger(__name__)
 
-_DUE: Final = (
+_SOME: Final = (
     sa.select(Tombstone.id, Tombstone.key, Tombstone.size_bytes)
-    .where(Tombstone.deleted_at.is_(None), Tombstone.not_before <= sa.bindparam("now"))
     .where(Tombstone.id > sa.bindparam("after"))
     .order_by(Tombstone.id)
     .limit(CHUNK_OBJECTS)
 )
-_OVER: Final = (
-    sa.select(Tombstone.id, Tombstone.key, Tombstone.size_bytes)
-    .where(Tombstone.deleted_at.is_not(None), Tombstone.drop_after <= sa.bindparam("now"))
-    .where(Tombstone.id > sa.bindparam("after"))
-    .order_by(Tombstone.id)
-    .limit(CHUNK_OBJECTS)
-)
+_DUE: Final = _SOME.where(Tombstone.deleted_at.is_(None), Tombstone.not_before <= sa.bindparam("now"))
+_OVER: Final = _SOME.where(Tombstone.deleted_at.is_not(None), Tombstone.drop_after <= sa.bindparam("now"))
 _ids: Final[Any] = sa.bindparam("ids", expanding=True)
 _DELETED: Final = (
     sa.update(Tombstone)
@@ -77,16 +71,12 @@ def delete_dead_objects(database: Database, store: BlobStore, lifetimes: Lifetim
     """
     report = DeadObjects()
     failed: list[str] = []
-    after = 0
-    while rows := _some(database, _DUE, after):
-        after = rows[-1].id
+    for rows in _chunks(database, _DUE):
         gone = _delete(database, store, rows, failed)
         retried(partial(_note_deleted, database, gone, lifetimes))
         report.deleted += len(gone)
         report.size_bytes += sum(row.size_bytes or 0 for row in gone)
-    after = 0
-    while rows := _some(database, _OVER, after):
-        after = rows[-1].id
+    for rows in _chunks(database, _OVER):
         gone = _delete(database, store, rows, failed)
         retried(partial(_drop, database, gone))
         report.forgotten += len(gone)
@@ -95,9 +85,16 @@ def delete_dead_objects(database: Database, store: BlobStore, lifetimes: Lifetim
     return report
 
 
-def _some(database: Database, statement: Any, after: int) -> Sequence[Any]:
-    with database.read() as connection:
-        return connection.execute(statement, {"now": db.clock(connection), "after": after}).all()
+def _chunks(database: Database, statement: Any) -> Iterator[Sequence[Any]]:
+    """Give tombstones in pieces; one that stays as it is comes once."""
+    after = 0
+    while True:
+        with database.read() as connection:
+            rows = connection.execute(statement, {"now": db.clock(connection), "after": after}).all()
+        if not rows:
+            return
+        yield rows
+        after = rows[-1].id
 
 
 def _delete(database: Database, store: BlobStore, rows: Sequence[Any], failed: list[str]) -> Sequence[Any]:

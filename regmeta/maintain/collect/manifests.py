@@ -10,7 +10,6 @@ from uuid import uuid4
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
-from sqlalchemy.orm import aliased
 
 from regmeta import db
 from regmeta.errors import Contention
@@ -19,6 +18,7 @@ from regmeta.ingest.reserve import chunks
 from regmeta.ingest.statements import Change, queue_manifests, queue_snapshot, record_events
 from regmeta.maintain.collect import tasks
 from regmeta.maintain.collect.blobs import delete_blobs, unlink_blobs
+from regmeta.maintain.collect.reachable import IS_KEPT
 from regmeta.models import IndexMember, Label, Manifest, ManifestBlob, Repository, Tag
 from regmeta.models.base import UtcTime
 from regmeta.oci.digest import Digest
@@ -26,7 +26,6 @@ from regmeta.oci.digest import Digest
 _LOCK: Final = (
     sa.select(Repository.id).where(Repository.id == sa.bindparam("of")).with_for_update(skip_locked=True)
 )
-_subject = aliased(Manifest)
 _ids: Final[Any] = sa.bindparam("ids", expanding=True)
 _LOCK_MANIFESTS: Final = (
     sa.select(Manifest.id).where(Manifest.id.in_(_ids)).order_by(Manifest.id).with_for_update()
@@ -35,13 +34,7 @@ _WHAT_KEEPS: Final = sa.select(
     Manifest.id,
     Manifest.digest,
     Manifest.lease_until,
-    sa.or_(
-        sa.exists().where(Tag.manifest_id == Manifest.id, Tag.ended_at.is_(None)),
-        sa.exists().where(IndexMember.child_id == Manifest.id),
-        sa.exists().where(
-            _subject.repository_id == Manifest.repository_id, _subject.digest == Manifest.subject_digest
-        ),
-    ).label("is_kept"),
+    IS_KEPT.label("is_kept"),
     sa.select(sa.func.max(Tag.ended_at, type_=UtcTime()))
     .where(Tag.manifest_id == Manifest.id)
     .scalar_subquery()

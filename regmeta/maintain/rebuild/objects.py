@@ -13,6 +13,7 @@ from regmeta.ingest.reserve import chunks
 from regmeta.maintain.rebuild.listing import Copy, ObjectMap
 from regmeta.models import Blob
 from regmeta.oci.digest import Digest
+from regmeta.oci.streams import read_up_to
 from regmeta.store import COPY_BUFFER_BYTES, BlobStore, ObjectMissing
 
 _ROWS: Final = sa.select(Blob.digest, Blob.key, Blob.size_bytes, Blob.state).where(
@@ -102,15 +103,12 @@ class Objects:
         ]
 
     def _content(self, key: str, size_bytes: int) -> bytes | None:
-        buffer = bytearray(size_bytes + 1)
-        view, total = memoryview(buffer), 0
         try:
             with self._store.open(key) as stream:
-                while total <= size_bytes and (got := stream.readinto(view[total:])):
-                    total += got
+                content = read_up_to(stream, size_bytes)
         except ObjectMissing:
             return None
-        return bytes(view[:size_bytes]) if total == size_bytes else None
+        return content if len(content) == size_bytes else None
 
     def _verifies(self, key: str, digest: Digest, size_bytes: int) -> bool:
         hasher, total = digest.hasher(), 0

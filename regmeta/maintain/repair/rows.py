@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any, Final
 from uuid import uuid4
@@ -22,6 +23,7 @@ from regmeta.maintain.verify.manifests import with_config
 from regmeta.models import Blob, Manifest, Repository, StoreIdentity, Tag
 from regmeta.oci import image_config, manifest
 from regmeta.oci.digest import Digest
+from regmeta.oci.streams import read_up_to
 from regmeta.store import BlobStore, ObjectMissing
 
 _MANIFEST: Final = (
@@ -164,15 +166,10 @@ class RowRepair:
         return Change(db.stamp(connection), self._writer.actor, uuid4())
 
     def _object(self, digest: Digest, key: str | None) -> bytes:
-        content = bytearray()
-        buffer = memoryview(bytearray(64 * 1024))
-        try:
-            if key is not None:
-                with self._store.open(key) as stream:
-                    while (got := stream.readinto(buffer)) and len(content) <= manifest.MAX_MANIFEST_BYTES:
-                        content += buffer[:got]
-        except ObjectMissing as error:
-            raise DamagedBlob(f"{digest}: neither its row nor its object holds its bytes") from error
-        if not digest.matches(bytes(content)):
+        content = None
+        if key is not None:
+            with suppress(ObjectMissing), self._store.open(key) as stream:
+                content = read_up_to(stream, manifest.MAX_MANIFEST_BYTES)
+        if content is None or not digest.matches(content):
             raise DamagedBlob(f"{digest}: neither its row nor its object holds its bytes")
-        return bytes(content)
+        return content

@@ -20,22 +20,16 @@ from regmeta.maintain.repair.plan import Action
 from regmeta.maintain.repair.rows import RowRepair
 from regmeta.maintain.verify.findings import Finding, Kind
 from regmeta.maintain.verify.plausible import check_plausible
+from regmeta.maintain.verify.run import OF_OBJECTS
 from regmeta.oci.digest import Digest
 from regmeta.query.blobs import blob
 from regmeta.sources import Source
 from regmeta.store import BlobStore
 
-OF_BLOBS: Final = frozenset(
-    {
-        *(Kind.OBJECT_MISSING, Kind.OBJECT_SIZE, Kind.OBJECT_UNREADABLE, Kind.OBJECT_CORRUPT),
-        Kind.BLOB_DAMAGED,
-    }
-)
+OF_BLOBS: Final = OF_OBJECTS | {Kind.OBJECT_UNREADABLE, Kind.BLOB_DAMAGED}
 OF_MANIFESTS: Final = frozenset(
     {Kind.MANIFEST_CONTENT, Kind.MANIFEST_DRIFT, Kind.EDGE_DRIFT, Kind.LINK_MISSING}
 )
-
-
 OF_REPOSITORIES: Final = OF_MANIFESTS | {Kind.TAG_DRIFT}
 OF_SNAPSHOTS: Final = frozenset({Kind.SNAPSHOT_DRIFT, Kind.LAYOUT_DRIFT})
 ANYWHERE: Final = frozenset({Kind.FOREIGN_KEY, Kind.ROW_INVALID, Kind.DATABASE_CORRUPT})
@@ -100,6 +94,7 @@ class _Repair:
         self._copies = copies
         self.rows = RowRepair(writer, store)
         self._derived: dict[int, str] = {}
+        self._written: dict[int, str | None] = {}
         self._done: dict[str, Error | None] = {}
 
     def one(self, action: Action) -> Outcome:
@@ -145,9 +140,9 @@ class _Repair:
             return self.rows.tag(row_id)
         if kind is Kind.TASK_MISSING:
             return self.rows.queue(row_id, is_manifest="@" in finding.subject)
-        if self.rows.snapshot(row_id) is None:
-            return None
-        return "written again"
+        if row_id not in self._written:  # the snapshot and the layout are one piece of work
+            self._written[row_id] = self.rows.snapshot(row_id)
+        return self._written[row_id]
 
     def _once(self, what: str, run: Callable[[], object]) -> None:
         """Do what serves all findings of a kind for the first of them; what it raised, for each."""

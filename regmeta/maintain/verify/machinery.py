@@ -7,22 +7,19 @@ from datetime import timedelta
 from typing import Any, Final
 
 import sqlalchemy as sa
-from sqlalchemy.orm import aliased
 
 from regmeta import db
 from regmeta.db import Database
 from regmeta.ingest.reserve import chunks
+from regmeta.maintain.collect.reachable import IS_NOT_KEPT, IS_NOT_NAMED
 from regmeta.maintain.verify.findings import Finding, Kind
 from regmeta.maintain.verify.pages import pages, raw, reading, shown
 from regmeta.models import (
     Blob,
     GcTask,
-    IndexMember,
     Intent,
     Manifest,
-    ManifestBlob,
     Repository,
-    Tag,
     Tombstone,
 )
 from regmeta.store import BlobStore
@@ -43,17 +40,12 @@ _STUCK: Final = (
     .order_by(Tombstone.id)
     .limit(AT_MOST)
 )
-_subject = aliased(Manifest)
 _NO_MANIFEST_TASK: Final = (
     sa.select(Manifest.id, Repository.name.label("repository"), raw(Manifest.digest))
     .join(Repository, Repository.id == Manifest.repository_id)
     .where(
         Manifest.lease_until < sa.bindparam("now"),
-        ~sa.exists().where(Tag.manifest_id == Manifest.id, Tag.ended_at.is_(None)),
-        ~sa.exists().where(IndexMember.child_id == Manifest.id),
-        ~sa.exists().where(
-            _subject.repository_id == Manifest.repository_id, _subject.digest == Manifest.subject_digest
-        ),
+        IS_NOT_KEPT,
         ~sa.exists().where(GcTask.kind == "manifest", GcTask.target_id == Manifest.id),
     )
     .order_by(Manifest.id)
@@ -63,9 +55,7 @@ _NO_BLOB_TASK: Final = (
     sa.select(Blob.id, raw(Blob.digest))
     .where(
         Blob.lease_until < sa.bindparam("now"),
-        ~sa.exists().where(Manifest.blob_id == Blob.id),
-        ~sa.exists().where(ManifestBlob.blob_id == Blob.id),
-        ~sa.exists().where(IndexMember.blob_id == Blob.id),
+        IS_NOT_NAMED,
         ~sa.exists().where(GcTask.kind == "blob", GcTask.target_id == Blob.id),
     )
     .order_by(Blob.id)

@@ -19,6 +19,7 @@ from regmeta.models import Manifest
 from regmeta.oci import image_config, manifest, media_types
 from regmeta.oci.digest import Digest
 from regmeta.oci.manifest import Index, may_be_manifest
+from regmeta.oci.streams import read_up_to
 from regmeta.store import BlobStore, ObjectMissing
 from regmeta.store.paths import is_key
 
@@ -166,17 +167,13 @@ def _content(store: BlobStore, blob: Any, size_bytes: int) -> bytes | None:
     """Return a small object's bytes, None if they are not the blob's: another pass reports that."""
     if not is_key(str(blob.key)):
         return None
-    buffer = bytearray(size_bytes + 1)
-    view, total = memoryview(buffer), 0
     try:
         with store.open(blob.key) as stream:
-            while got := stream.readinto(view[total:]):
-                total += got
+            content = read_up_to(stream, size_bytes)
     except ObjectMissing:
         return None
     except StoreUnavailable:
         if store.stat(blob.key) is None:
             raise
         return None  # reading all data tells that it cannot be read
-    content = bytes(buffer[:total])
     return content if blob.digest.matches(content) else None

@@ -26,12 +26,12 @@ from regmeta.maintain.recover import RecoverReport, recover
 from tests.crash.harness import images
 from tests.crash.harness.bases import age
 from tests.crash.harness.children import Acknowledge, Fact, run_child
-from tests.crash.harness.maintenance_cases import AT_ONCE
 from tests.crash.harness.places import Place
 from tests.crash.harness.recordings import Recording, has_registry, state, tags
 from tests.crash.harness.report import Failure
 from tests.support import consistency, registry
 from tests.support.derived import text
+from tests.support.registry import AT_ONCE
 
 Found = Iterator[tuple[str, str]]  # kind, text
 

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from datetime import timedelta
 from typing import Final
 
 from regmeta import app
 from regmeta.app import backups, rebuilding, repairing, verification
 from regmeta.errors import StoreUnavailable
-from regmeta.ingest.plan import Lifetimes
 from regmeta.maintain import schema
 from regmeta.maintain.collect.run import collect
 from regmeta.maintain.collect.sweep import sweep
@@ -18,10 +16,7 @@ from regmeta.maintain.rebuild.report import NoProgress
 from tests.crash.harness.children import Acknowledge
 from tests.crash.harness.places import Place
 from tests.crash.harness.use_case import UseCase
-
-_NOW: Final = timedelta(0)
-AT_ONCE: Final = Lifetimes(lease=_NOW, garbage=_NOW, tombstone=_NOW, history=_NOW, max_upload=_NOW)
-"""Garbage is collected, deleted and forgotten as soon as there is some."""
+from tests.support.registry import AT_ONCE
 
 
 def _collect(place: Place, acknowledge: Acknowledge) -> None:

@@ -63,8 +63,8 @@ SESSIONS: Final = 2  # how often a writer closes and opens the registry
 OPERATIONS: Final = 3  # of one session
 ROUNDS: Final = 6  # of collectors and sweeper at most, while anybody writes
 READS: Final = 24  # the same of the reader
-NOW: Final = timedelta()
-AT_ONCE: Final = Lifetimes(intent=NOW, max_upload=NOW, lease=NOW, garbage=NOW, tombstone=NOW, history=NOW)
+NOW: Final = registry.NOW
+AT_ONCE: Final = replace(registry.AT_ONCE, intent=NOW)
 SWEPT: Final = Lifetimes(max_upload=timedelta(hours=-1), tombstone=NOW)  # files have the real clock's times
 NOT_YIELDING: Final = ("layout.",)  # under a lock that others wait for, and no invariant rests on it
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import closing
-from datetime import timedelta
+from dataclasses import replace
 from typing import Any, Final
 
 from regmeta import app
 from regmeta.errors import Error
-from regmeta.ingest.plan import Lifetimes
 from regmeta.maintain.collect.run import collect
 from regmeta.maintain.collect.sweep import sweep
 from tests.crash.harness.places import Place
@@ -20,8 +19,7 @@ from tests.support import registry as looking
 from tests.support.derived import text
 
 ROUNDS: Final = 10  # of collecting until nothing is left: each frees what the one before kept
-NOW: Final = timedelta()
-AT_ONCE: Final = Lifetimes(intent=NOW, max_upload=NOW, lease=NOW, garbage=NOW, tombstone=NOW, history=NOW)
+AT_ONCE: Final = replace(looking.AT_ONCE, intent=looking.NOW)
 
 
 def settle(

@@ -1,0 +1,44 @@
+"""What every process that writes is made of, and whether it is the only one."""
+
+from __future__ import annotations
+
+import platform
+from uuid import UUID
+
+from regmeta.db import Database
+from regmeta.errors import Locked
+from regmeta.ingest.plan import Lifetimes
+from regmeta.ingest.snapshots import SnapshotWriter
+from regmeta.ingest.unit_of_work import Writer
+from regmeta.settings import Settings
+from regmeta.store import BlobStore, Staging
+
+
+def writer_of(
+    settings: Settings,
+    database: Database,
+    store: BlobStore,
+    staging: Staging,
+    lifetimes: Lifetimes | None = None,
+) -> Writer:
+    """Put together what all ingests of this process share."""
+    snapshots = SnapshotWriter(database, store, staging, show_layouts=settings.layouts == "all")
+    return Writer(database, staging, snapshots, platform.node(), settings.actor, lifetimes or Lifetimes())
+
+
+def require_alone(store: BlobStore, mine: UUID | None = None) -> None:
+    """Refuse to go on while another process of this host holds a staging folder; *mine* is this one's.
+
+    Who makes a folder of its own first is seen by whoever else asks at the same time.
+
+    Raises:
+        Locked: names one.
+    """
+    with store.abandoned_stagings() as ended:
+        owners = {name.split("/")[1] for name in store.walk_records("staging") if name.count("/") > 1}
+        known = {owner.hex for owner in (*ended, mine) if owner is not None}
+        living = owners - known
+        if living:
+            raise Locked(
+                f"{store.location}: another process works on it (staging/{min(living)}): end it first"
+            )
