@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from collections.abc import Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -16,6 +18,9 @@ from regmeta.errors import UsageError
 PREFIX: Final = "REGMETA_"
 CONFIG_NAME: Final = "regmeta.toml"
 SQLITE: Final = "sqlite:///"
+_DURATION: Final = re.compile(r"(\d{1,9})([smhdw])", re.ASCII)
+_UNITS_S: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+_LONGEST_S: Final = 100 * 366 * 86400  # what is added to a time must stay one
 
 
 class Lint(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -73,6 +78,19 @@ def load_settings(config: str | None = None, **given: str | None) -> Settings:
     values["store"] = str(Path(values["store"]).absolute())
     values.setdefault("actor", _user())
     return _convert(values)
+
+
+def duration(text: str) -> timedelta:
+    """Return a length of time that is written like ``45s``, ``90m``, ``12h``, ``30d`` or ``2w``.
+
+    Raises:
+        UsageError: it is written otherwise, or longer than a hundred years.
+    """
+    match = _DURATION.fullmatch(text)
+    length_s = _LONGEST_S + 1 if match is None else int(match[1]) * _UNITS_S[match[2]]
+    if length_s <= _LONGEST_S:
+        return timedelta(seconds=length_s)
+    raise UsageError(f"{text!r} is no length of time: write 45s, 90m, 12h, 30d or 2w")
 
 
 def _arm_failpoint(spec: str | None, testing: str | None) -> None:

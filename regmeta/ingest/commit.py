@@ -23,6 +23,7 @@ from regmeta.ingest import rows
 from regmeta.ingest.adopt import check_unnamed, lock_adoption
 from regmeta.ingest.plan import CommitResult, Lifetimes, PlannedImage, PlannedManifest, TagChange
 from regmeta.ingest.reserve import bury, chunks
+from regmeta.ingest.revive import revive
 from regmeta.ingest.statements import (
     Change,
     insert_ignoring,
@@ -223,7 +224,7 @@ def _insert_blobs(context: _Context, needed: Mapping[Digest, int], mine: Mapping
 
 # --- manifests --------------------------------------------------------------------------------
 
-_MANIFESTS_BY_DIGEST: Final = sa.select(Manifest.digest, Manifest.id).where(
+_MANIFESTS_BY_DIGEST: Final = sa.select(Manifest.digest, Manifest.id, Manifest.deleted_at).where(
     Manifest.repository_id == sa.bindparam("repository"),
     Manifest.digest.in_(sa.bindparam("digests", expanding=True)),
 )
@@ -268,9 +269,15 @@ def _repository(context: _Context, repository_id: int, name: str, images: Sequen
     outside = {digest for image in images for digest in image.here_already}
     # A child that the source did not hold may have come meanwhile, from elsewhere.
     absent = {digest for image in images for digest in image.absent if digest not in ids}
-    ids.update(_manifest_ids(context, repository_id, [*existing, *outside, *absent]))
-    if not outside <= ids.keys():
-        raise LostReservation(frozenset(outside - ids.keys()))
+    found, deleted = _manifest_ids(context, repository_id, [*existing, *outside, *absent])
+    ids.update(found)
+    lost = (outside - ids.keys()) | (outside & deleted)
+    if lost:
+        raise LostReservation(frozenset(lost))
+    # What is pushed again, and what an index lists, is here again.
+    if deleted:
+        roots, lease = [ids[digest] for digest in deleted], context.plan.lifetimes.lease
+        revive(connection, context.change, repository_id, roots, lease)
     _link_blobs(context, repository_id, images)
     _edges(context, [planned[digest] for digest in new], ids)
     _keep(context, [ids[digest] for digest in existing])
@@ -320,12 +327,19 @@ def _insert_manifests(
     return dict(inserted.all())
 
 
-def _manifest_ids(context: _Context, repository_id: int, digests: Sequence[Digest]) -> dict[Digest, int]:
+def _manifest_ids(
+    context: _Context, repository_id: int, digests: Sequence[Digest]
+) -> tuple[dict[Digest, int], set[Digest]]:
+    """Return the ids of those that there are, and which of them somebody has deleted."""
     found: dict[Digest, int] = {}
+    deleted: set[Digest] = set()
     for some in chunks(digests):
         parameters = {"repository": repository_id, "digests": some}
-        found.update(context.connection.execute(_MANIFESTS_BY_DIGEST, parameters).all())
-    return found
+        for digest, number, deleted_at in context.connection.execute(_MANIFESTS_BY_DIGEST, parameters):
+            found[digest] = number
+            if deleted_at is not None:
+                deleted.add(digest)
+    return found, deleted
 
 
 def _link_blobs(context: _Context, repository_id: int, images: Sequence[PlannedImage]) -> None:

@@ -52,7 +52,11 @@ _BLOB: Final = sa.select(Blob.key, Blob.state).where(Blob.digest == sa.bindparam
 _MANIFEST: Final = (
     sa.select(Manifest.id)
     .join(Repository, Repository.id == Manifest.repository_id)
-    .where(Repository.name == sa.bindparam("repository"), Manifest.digest == sa.bindparam("of"))
+    .where(
+        Repository.name == sa.bindparam("repository"),
+        Manifest.digest == sa.bindparam("of"),
+        Manifest.deleted_at.is_(None),
+    )
 )
 
 

@@ -70,6 +70,7 @@ _UNTAGGED: Final = (
     sa.select(Manifest.digest, Manifest.media_type, Manifest.size_bytes, Manifest.artifact_type)
     .where(
         Manifest.repository_id == sa.bindparam("of"),
+        Manifest.deleted_at.is_(None),
         ~sa.exists().where(Tag.manifest_id == Manifest.id, Tag.ended_at.is_(None)),
     )
     .order_by(Manifest.id)

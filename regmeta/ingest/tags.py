@@ -27,7 +27,9 @@ from regmeta.oci import names
 from regmeta.oci.digest import Digest
 
 _MANIFEST_ID: Final = sa.select(Manifest.id).where(
-    Manifest.repository_id == sa.bindparam("repository"), Manifest.digest == sa.bindparam("of")
+    Manifest.repository_id == sa.bindparam("repository"),
+    Manifest.digest == sa.bindparam("of"),
+    Manifest.deleted_at.is_(None),
 )
 _Move = Callable[[Connection, Change, tuple[int, str]], list[TagChange]]
 

@@ -27,7 +27,7 @@ from regmeta.models.machinery import (
     StoreIdentity,
     Tombstone,
 )
-from regmeta.models.tags import Event, Label, PullStatistic, Tag
+from regmeta.models.tags import Event, Label, PullStatistic, Tag, TagLock
 
 __all__ = [
     "Base",
@@ -49,5 +49,6 @@ __all__ = [
     "RepositoryBlob",
     "StoreIdentity",
     "Tag",
+    "TagLock",
     "Tombstone",
 ]

@@ -22,7 +22,8 @@ class Repository(Base):
     """A repository. Its row outlives its deletion, so that ``revision`` never goes back.
 
     ``revision`` grows by one with each transaction that changes the repository; the UPDATE that does
-    it is the repository's lock.
+    it is the repository's lock. ``deleted_at`` is when it went from *active* to *deleted*: until the purge
+    begins it can be brought back with the tags that it had then.
     """
 
     __tablename__ = "repositories"
@@ -39,6 +40,7 @@ class Repository(Base):
     revision: Mapped[int] = mapped_column(sa.BigInteger(), server_default="0")
     created_at: Mapped[TimeColumn]
     updated_at: Mapped[TimeColumn]
+    deleted_at: Mapped[TimeColumn | None]
 
     manifests: Mapped[list[Manifest]] = relationship(back_populates="repository", viewonly=True)
 
@@ -91,6 +93,9 @@ class Manifest(Base):
     ``subject_digest`` is a digest and not an id: the subject may not exist yet (distribution-spec,
     "Pushing Manifests with Subject"). ``total_size_bytes`` counts what an image manifest names, and is
     unknown for an index. A field that its configuration does not say is NULL.
+
+    With ``deleted_at`` somebody deleted it by its digest: no reader finds it, no live tag names it and no
+    index that can be read lists it. It can be brought back until it is collected, after the history window.
     """
 
     __tablename__ = "manifests"
@@ -132,6 +137,7 @@ class Manifest(Base):
     pushed_at: Mapped[TimeColumn]
     pushed_by: Mapped[str]
     lease_until: Mapped[TimeColumn]
+    deleted_at: Mapped[TimeColumn | None]
 
     repository: Mapped[Repository] = relationship(back_populates="manifests", viewonly=True)
 

@@ -121,7 +121,8 @@ class StoreIdentity(Base):
     """Which store this database describes. One row; the store holds the same three values.
 
     ``hold_reason`` says why nothing may be collected now: after a restore or a rebuild, until the registry
-    was verified. NULL is no hold.
+    was verified. NULL is no hold. Until ``paused_until`` no collector deletes anything, since the store gave
+    errors (``pause_reason``); ``pauses`` counts such pauses without a success between them.
     """
 
     __tablename__ = "store_identity"
@@ -133,3 +134,6 @@ class StoreIdentity(Base):
     epoch: Mapped[int] = mapped_column(sa.BigInteger())
     created_at: Mapped[TimeColumn]
     hold_reason: Mapped[str | None]
+    paused_until: Mapped[TimeColumn | None]
+    pause_reason: Mapped[str | None]
+    pauses: Mapped[int] = mapped_column(sa.Integer(), server_default="0")

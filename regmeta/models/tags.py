@@ -63,6 +63,21 @@ class Tag(Base):
     manifest: Mapped[Manifest | None] = relationship(viewonly=True)
 
 
+class TagLock(Base):
+    """That the tags of a repository which match a pattern may be made, and then not moved or removed.
+
+    ``pattern`` is a glob, a tag's own name as a rule. Rows are read and written under the repository's lock.
+    """
+
+    __tablename__ = "tag_locks"
+    __table_args__ = (CLUSTERED,)
+
+    repository_id: Mapped[int] = mapped_column(ForeignKey("repositories.id"), primary_key=True)
+    pattern: Mapped[NameColumn] = mapped_column(primary_key=True)
+    created_at: Mapped[TimeColumn]
+    created_by: Mapped[str]
+
+
 class Label(Base):
     """One annotation of a manifest, or one label of its configuration, for search.
 

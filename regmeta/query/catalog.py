@@ -19,6 +19,7 @@ from regmeta.query import results
 PAGE: Final = 100
 
 _live = models.Tag.ended_at.is_(None)
+_is_here = models.Manifest.deleted_at.is_(None)
 _tag_count = (
     sa.select(sa.func.count())
     .select_from(models.Tag)
@@ -28,7 +29,7 @@ _tag_count = (
 _manifest_count = (
     sa.select(sa.func.count())
     .select_from(models.Manifest)
-    .where(models.Manifest.repository_id == models.Repository.id)
+    .where(models.Manifest.repository_id == models.Repository.id, _is_here)
     .scalar_subquery()
 )
 _REPOSITORIES: Final = (
@@ -59,6 +60,7 @@ _UNTAGGED: Final = (
     .select_from(models.Manifest)
     .where(
         models.Manifest.repository_id == sa.bindparam("of"),
+        _is_here,
         ~sa.exists().where(models.Tag.manifest_id == models.Manifest.id, _live),
     )
 )
@@ -103,6 +105,7 @@ _HISTORY: Final = (
         sa.exists().where(
             models.Manifest.repository_id == models.Tag.repository_id,
             models.Manifest.digest == models.Tag.manifest_digest,
+            _is_here,
         ),
     )
     .where(models.Tag.repository_id == sa.bindparam("of"), models.Tag.name == sa.bindparam("tag"))
@@ -124,6 +127,7 @@ _MANIFESTS: Final = (
     .where(
         models.Manifest.repository_id == sa.bindparam("of"),
         models.Manifest.id > sa.bindparam("after"),
+        _is_here,
     )
     .order_by(models.Manifest.id)
     .limit(sa.bindparam("page"))
@@ -147,7 +151,9 @@ _RESOLVE_DIGEST: Final = (
     .join(models.Repository, models.Repository.id == models.Manifest.repository_id)
     .where(
         models.Repository.name == sa.bindparam("repository"),
+        models.Repository.state == "active",
         models.Manifest.digest == sa.bindparam("of"),
+        _is_here,
     )
 )
 

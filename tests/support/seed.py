@@ -87,7 +87,11 @@ def rows() -> dict[str, list[Row]]:
     }
     edge = {"manifest_id": 1, "blob_id": None, "absent_digest": None, "chain_digest": None}
     return {
-        "repositories": [repository(1, "app"), repository(2, "team/app")],
+        "repositories": [
+            repository(1, "app"),
+            repository(2, "team/app"),
+            {**repository(3, "gone"), "state": "deleted", "deleted_at": LATER},
+        ],
         "blobs": [blob(i, d) for i, d in enumerate([LAYER, CONFIG, IMAGE, INDEX], 1)],
         "repository_blobs": [
             {"repository_id": 1, "blob_id": number, "linked_at": NOW} for number in (1, 2, 3, 4)
@@ -117,6 +121,7 @@ def rows() -> dict[str, list[Row]]:
             {"manifest_id": 1, "origin": origin, "name": "team", "value": "\u00e4"}
             for origin in ("annotation", "config")
         ],
+        "tag_locks": [{"repository_id": 1, "pattern": "v1", "created_at": NOW, "created_by": "seed"}],
         "intents": [
             {
                 "key": new_key(ABSENT),

@@ -34,6 +34,7 @@ _WHAT_KEEPS: Final = sa.select(
     Manifest.id,
     Manifest.digest,
     Manifest.lease_until,
+    Manifest.deleted_at,
     IS_KEPT.label("is_kept"),
     sa.select(sa.func.max(Tag.ended_at, type_=UtcTime()))
     .where(Tag.manifest_id == Manifest.id)
@@ -124,6 +125,8 @@ def _judge(
             until = row.lease_until
             if row.last_tagged_at is not None:
                 until = max(until, row.last_tagged_at + history)
+            if row.deleted_at is not None:
+                until = max(until, row.deleted_at + history)
             if row.is_kept:
                 continue  # what stops keeping it writes a task
             if until > now:

@@ -17,8 +17,11 @@ _subject = aliased(Manifest)
 _KEEPERS: Final = (
     sa.exists().where(Tag.manifest_id == Manifest.id, Tag.ended_at.is_(None)),
     sa.exists().where(IndexMember.child_id == Manifest.id),
+    # A referrer that was deleted itself goes before its subject.
     sa.exists().where(
-        _subject.repository_id == Manifest.repository_id, _subject.digest == Manifest.subject_digest
+        _subject.repository_id == Manifest.repository_id,
+        _subject.digest == Manifest.subject_digest,
+        Manifest.deleted_at.is_(None),
     ),
 )
 IS_KEPT: Final = sa.or_(*_KEEPERS)

@@ -54,6 +54,7 @@ class Size:
     kills_in_commit: int
     commits: int
     collected_blobs: int
+    stops: float = 0.25  # the share of workers that lose their reservation, since they stop with it
 
 
 FULL: Final = Size(30, 150, kills=200, kills_in_commit=50, commits=500, collected_blobs=500)
@@ -116,7 +117,7 @@ def soak(
             made = run_child(lambda _: _initialise(place))
             assert made.ended == "done", made.error
             material = make_material(place.folder / "soak-layouts", seed)
-            conductor = _Conductor(place, material, result, random.Random(seed), mutate)
+            conductor = _Conductor(place, material, result, random.Random(seed), mutate, size.stops)
             conductor.run(size)
             figures = conductor.figures
             for told in figures.short_of(size):
@@ -150,7 +151,13 @@ class _Worker:
 
 class _Conductor:
     def __init__(
-        self, place: Place, material: Material, result: Result, rng: random.Random, mutate: Mutate
+        self,
+        place: Place,
+        material: Material,
+        result: Result,
+        rng: random.Random,
+        mutate: Mutate,
+        stops: float,
     ) -> None:
         self.figures = Figures()
         self.expected: dict[Tag, frozenset[Value]] = {
@@ -161,6 +168,7 @@ class _Conductor:
         self._result = result
         self._rng = rng
         self._mutate = mutate
+        self._stops = stops
         self._workers: list[_Worker] = []
         self._is_over = mmap.mmap(-1, mmap.PAGESIZE)
         self._seed = rng.randrange(2**32)
@@ -233,7 +241,7 @@ class _Conductor:
         draw = self._rng.random()
         if kind == "verifier" or draw < 0.2:
             return None
-        if draw < 0.45:  # its reservation is lost when it goes on
+        if draw < 0.2 + self._stops:  # its reservation is lost when it goes on
             prefix = self._rng.choice(("publish.", "stage.", "reserve.committed"))
             return Fault("stop", lambda name: name.startswith(prefix), self._rng.randint(1, 8))
         delay_s = self._rng.choice((None, None, self._rng.uniform(0, 0.001)))

@@ -1,0 +1,59 @@
+"""Bringing deleted manifests back, inside a transaction that holds their repository's lock."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from datetime import timedelta
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from regmeta.ingest.reserve import chunks
+from regmeta.ingest.statements import Change, queue_manifests, record_events
+from regmeta.models import IndexMember, Manifest
+from regmeta.oci.digest import Digest
+
+
+def _below() -> Any:
+    start = (
+        sa.select(Manifest.id.label("id"))
+        .where(Manifest.id.in_(sa.bindparam("ids", expanding=True)))
+        .cte("below", recursive=True)
+    )
+    return start.union(
+        sa.select(IndexMember.child_id).join(
+            start, sa.and_(IndexMember.index_id == start.c.id, IndexMember.child_id.is_not(None))
+        )
+    )
+
+
+_REVIVE: Final = (
+    sa.update(Manifest)
+    .where(Manifest.id.in_(sa.select(_below().c.id)), Manifest.deleted_at.is_not(None))
+    .values(deleted_at=None)
+    .returning(Manifest.id, Manifest.digest)
+)
+
+
+def revive(
+    connection: Connection,
+    change: Change,
+    repository_id: int,
+    manifest_ids: Collection[int],
+    delay: timedelta,
+) -> list[Digest]:
+    """Let manifests that were deleted be found again, and all that they list; returns what came back.
+
+    What is below a manifest that is here is here: so a whole tree comes back or nothing of it does. The
+    collector looks at them again after *delay*.
+    """
+    revived: dict[int, Digest] = {}
+    for some in chunks(sorted(manifest_ids)):
+        revived.update(connection.execute(_REVIVE, {"ids": some}).all())
+    queue_manifests(connection, change, repository_id, revived, "restored", delay)
+    found = sorted(revived.values())
+    record_events(
+        connection, [change.event("manifest.restored", repository_id, digest=digest) for digest in found]
+    )
+    return found
