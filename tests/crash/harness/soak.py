@@ -54,7 +54,7 @@ class Size:
     kills_in_commit: int
     commits: int
     collected_blobs: int
-    stops: float = 0.25  # the share of workers that lose their reservation, since they stop with it
+    stops_again: bool = False  # every pusher stops with its reservation, again and again
 
 
 FULL: Final = Size(30, 150, kills=200, kills_in_commit=50, commits=500, collected_blobs=500)
@@ -117,7 +117,7 @@ def soak(
             made = run_child(lambda _: _initialise(place))
             assert made.ended == "done", made.error
             material = make_material(place.folder / "soak-layouts", seed)
-            conductor = _Conductor(place, material, result, random.Random(seed), mutate, size.stops)
+            conductor = _Conductor(place, material, result, random.Random(seed), mutate, size.stops_again)
             conductor.run(size)
             figures = conductor.figures
             for told in figures.short_of(size):
@@ -157,7 +157,7 @@ class _Conductor:
         result: Result,
         rng: random.Random,
         mutate: Mutate,
-        stops: float,
+        stops_again: bool,
     ) -> None:
         self.figures = Figures()
         self.expected: dict[Tag, frozenset[Value]] = {
@@ -168,7 +168,7 @@ class _Conductor:
         self._result = result
         self._rng = rng
         self._mutate = mutate
-        self._stops = stops
+        self._stops_again = stops_again
         self._workers: list[_Worker] = []
         self._is_over = mmap.mmap(-1, mmap.PAGESIZE)
         self._seed = rng.randrange(2**32)
@@ -239,11 +239,13 @@ class _Conductor:
 
     def _fault(self, kind: str) -> Fault | None:
         draw = self._rng.random()
-        if kind == "verifier" or draw < 0.2:
+        always = self._stops_again and kind == "pusher"
+        if kind == "verifier" or (draw < 0.2 and not always):
             return None
-        if draw < 0.2 + self._stops:  # its reservation is lost when it goes on
+        if draw < 0.45 or always:  # its reservation is lost when it goes on
             prefix = self._rng.choice(("publish.", "stage.", "reserve.committed"))
-            return Fault("stop", lambda name: name.startswith(prefix), self._rng.randint(1, 8))
+            number = self._rng.randint(1, 8)
+            return Fault("stop", lambda name: name.startswith(prefix), number, again=always)
         delay_s = self._rng.choice((None, None, self._rng.uniform(0, 0.001)))
         return Fault("kill", _is_commit, self._rng.randint(1, 4), delay_s)
 

@@ -68,6 +68,7 @@ class Fault:
     points: Callable[[str], bool]
     number: int
     delay_s: float | None = None  # dies so much later, in the middle of what comes next
+    again: bool = False  # at every n-th point
 
 
 @dataclass(frozen=True)
@@ -138,6 +139,7 @@ def _points(work: Work, notes: Notes) -> Callable[[str], None]:
         if work.fault is not None and work.fault.points(name):
             left -= 1
             if left == 0:
+                left = work.fault.number if work.fault.again else 0
                 _act(work.fault)
 
     return handler
