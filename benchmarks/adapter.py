@@ -3,12 +3,15 @@
 import shlex
 import time
 from contextlib import nullcontext
+from datetime import timedelta
 from pathlib import Path
 
 from benchmarks.processes import Sample, child_environment
 from regmeta import app
-from regmeta.app import rebuilding, verification
+from regmeta.app import rebuilding, retention, verification
+from regmeta.ingest.plan import Lifetimes
 from regmeta.ingest.selection import select_images
+from regmeta.maintain.collect.run import collect
 from regmeta.maintain.rebuild.report import NoProgress
 from regmeta.oci.names import Reference
 from regmeta.settings import load_settings
@@ -50,6 +53,33 @@ def rebuild_in_process(home: Path, manifests: int) -> None:
         raise SystemExit(f"{report.manifests} manifests came back; {report.problems[:1]}")
 
 
+def plan_retention(home: Path, plan_file: Path) -> None:
+    """Decide on all tags of `home` by its policies, and write the plan to a file."""
+    found = retention.plan(load_settings(home=str(home)))
+    retention.write_plan(found.drop_plan, str(plan_file))
+
+
+def drops_in_plan(plan_file: Path) -> int:
+    """Return how many tags a plan drops."""
+    return sum(map(len, retention.read_plan(str(plan_file)).drops.values()))
+
+
+def apply_retention(home: Path, plan_file: Path, drops: int) -> None:
+    """Apply a plan in `home`, without layouts; it must drop so many tags."""
+    outcomes = retention.apply(load_settings(home=str(home), layouts="none"), str(plan_file))
+    if sum(len(outcome.tags) for outcome in outcomes if outcome.status == "applied") != drops:
+        raise SystemExit(f"not applied: {outcomes[0].error}")
+
+
+def collect_in_process(home: Path, blobs: int) -> None:
+    """Collect what is due in `home`, objects too, with no window; it must be so many blobs."""
+    at_once = Lifetimes(tombstone=timedelta(0))
+    with app.open_for_writing(load_settings(home=str(home), layouts="none"), lifetimes=at_once) as registry:
+        report = collect(registry.writer, registry.store)
+    if report.blobs != blobs or report.objects.deleted != blobs:
+        raise SystemExit(f"{report.blobs} blobs were collected, {report.objects.deleted} objects deleted")
+
+
 class _Passes:
     """Notes when the bytes began to be read: wall and CPU seconds."""
 
@@ -88,6 +118,11 @@ def cli_init(command: str) -> list[str]:
 def cli_import(command: str, layout: Path, repository: str) -> list[str]:
     """Return the command line that imports every tag of `layout` into `repository`."""
     return [*shlex.split(command), "import", str(layout), repository]
+
+
+def cli_collect(command: str) -> list[str]:
+    """Return the command line that collects what is due."""
+    return [*shlex.split(command), "gc", "run"]
 
 
 def cli_show_tag(command: str, reference: str) -> list[str]:

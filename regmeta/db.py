@@ -106,7 +106,9 @@ class Database:
             DatabaseUnavailable: anything else the database says; nothing has happened.
         """
         with self._serialise(), _translated(self.location):
-            connection = self.engine.connect().execution_options(regmeta_begin="BEGIN IMMEDIATE")
+            connection = self.engine.connect().execution_options(
+                regmeta_begin="BEGIN IMMEDIATE", regmeta_location=self.location
+            )
             with connection:
                 try:
                     yield connection
@@ -190,6 +192,32 @@ def _set_foreign_keys(connection: Connection, value: str) -> None:
     if connection.dialect.name == "sqlite" and not connection.invalidated:
         driver_connection: Any = connection.connection.dbapi_connection
         driver_connection.execute(f"PRAGMA foreign_keys={value}")
+
+
+@contextmanager
+def savepoint(connection: Connection) -> Iterator[None]:
+    """Run part of a transaction; when it raises, this part is undone and the rest stands.
+
+    Raises:
+        Error: what :meth:`Database.transaction` does. After anything but a refused row the transaction
+            itself should be given up.
+    """
+    location = connection.get_execution_options()["regmeta_location"]
+    failure: BaseException | None = None
+    with _translated(location):
+        try:
+            with connection.begin_nested():
+                try:
+                    yield
+                except BaseException as error:
+                    failure = error
+                    raise
+        except sa.exc.DBAPIError as error:
+            if failure is None or failure is error:
+                raise
+            # Where the disk is full SQLite gives the whole transaction up; that is what went wrong.
+            reason = getattr(failure, "orig", failure)
+            raise errors.DatabaseUnavailable(f"{location}: {reason}") from failure
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ code meaning
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 OK = 0
@@ -147,6 +148,20 @@ class IdentityMismatch(Refused):
 
 class RepositoryNotActive(Refused):
     """The repository is being removed, so nothing can be written to it."""
+
+
+class ImmutableTag(Refused):
+    """A tag that is there may not be moved or removed; a rule or a lock says so.
+
+    *refused* are all such tags of one repository, each with what makes it immutable.
+    """
+
+    def __init__(self, repository: str, refused: Mapping[str, str]) -> None:
+        tag, rule = next(iter(sorted(refused.items())))
+        others = f"; so are {len(refused) - 1} more" if len(refused) > 1 else ""
+        super().__init__(f"{repository}:{tag}: the tag is immutable by {rule}{others}")
+        self.repository = repository
+        self.refused = refused
 
 
 # --- no exit code of their own: they never leave ``ingest`` ------------------------------------

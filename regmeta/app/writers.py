@@ -5,12 +5,15 @@ from __future__ import annotations
 import platform
 from uuid import UUID
 
+from msgspec.structs import asdict
+
 from regmeta.db import Database
 from regmeta.errors import Locked
+from regmeta.ingest.immutable import ImmutableTags
 from regmeta.ingest.plan import Lifetimes
 from regmeta.ingest.snapshots import SnapshotWriter
 from regmeta.ingest.unit_of_work import Writer
-from regmeta.settings import Settings
+from regmeta.settings import Settings, duration
 from regmeta.store import BlobStore, Staging
 
 
@@ -23,7 +26,20 @@ def writer_of(
 ) -> Writer:
     """Put together what all ingests of this process share."""
     snapshots = SnapshotWriter(database, store, staging, show_layouts=settings.layouts == "all")
-    return Writer(database, staging, snapshots, platform.node(), settings.actor, lifetimes or Lifetimes())
+    return Writer(
+        database,
+        staging,
+        snapshots,
+        platform.node(),
+        settings.actor,
+        lifetimes if lifetimes is not None else lifetimes_of(settings),
+        tuple(ImmutableTags(rule.repositories, rule.tags) for rule in settings.immutable),
+    )
+
+
+def lifetimes_of(settings: Settings) -> Lifetimes:
+    """Return how long things are left alone, as the settings say."""
+    return Lifetimes(**{key: duration(text) for key, text in asdict(settings.collection).items()})
 
 
 def require_alone(store: BlobStore, mine: UUID | None = None) -> None:

@@ -12,11 +12,6 @@ from regmeta.cli.context import Json, settings
 app = typer.Typer(help="Blobs.", no_args_is_help=True, rich_markup_mode=None)
 
 
-@app.callback()
-def _group() -> None:
-    """Blobs: layers, configurations, and the bytes of manifests."""
-
-
 @app.command()
 def show(
     ctx: typer.Context,
@@ -51,3 +46,28 @@ def show(
     )
     typer.echo()
     render.table(["repository", "manifests"], [(use.repository, use.manifests) for use in found.uses])
+
+
+@app.command()
+def rm(
+    ctx: typer.Context,
+    repository: Annotated[str, typer.Argument(help="Name of the repository.")],
+    digest: Annotated[str, typer.Argument(help="The whole digest, with its algorithm.")],
+) -> None:
+    """Take a repository's access to a blob away. Its bytes are collected when no other repository has any.
+
+    Refused while a manifest of the repository names it.
+
+    \b
+    Example:
+      regmeta blob rm hello sha256:...
+    """
+    from regmeta import app
+    from regmeta.maintain.delete.blob import delete_blob
+    from regmeta.oci.digest import Digest
+    from regmeta.oci.names import repository_name
+
+    wanted = Digest.parse(digest)
+    with app.open_for_writing(settings(ctx)) as registry:
+        delete_blob(registry.writer, repository_name(repository), wanted)
+    render.say(f"{repository} has no access to {wanted} any more; to undo it, push it again")

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from regmeta.cli import render
+from regmeta.cli import moments, render
 from regmeta.cli.context import Json, settings
+from regmeta.cli.moments import At
 
 if TYPE_CHECKING:
     from regmeta.cli.progress import ImportProgress
@@ -40,7 +41,8 @@ def import_(
     """Import images of an OCI layout: each whole, with its bytes and rows in one commit.
 
     What is here already is not copied again. A bad image is left out and reported, and the exit code is
-    then 4 if its bytes are wrong, 3 if it is not valid. Interrupted, run it again: it does the rest.
+    then 4 if its bytes are wrong, 3 if it is not valid, 6 if its tag may not be moved. Interrupted, run it
+    again: it does the rest.
 
     \b
     Examples:
@@ -130,6 +132,7 @@ def export(
     destination: Annotated[
         str, typer.Argument(metavar="DEST", help="A new folder, or a new file that ends in .tar.")
     ],
+    at: At = None,
 ) -> None:
     """Export an image, or all tagged images of a repository, as an OCI layout. Every byte is verified.
 
@@ -137,6 +140,7 @@ def export(
     Examples:
       regmeta export hello:1.0 ./hello-layout
       regmeta export team/app app.tar
+      regmeta export hello:1.0 before.tar --at 2h
     """
     from regmeta import app
     from regmeta.content.export import export as write
@@ -144,8 +148,10 @@ def export(
     from regmeta.store.exports import open_export
 
     wanted = Reference.parse(reference)
+    when = moments.parse(at)
     with app.open_for_reading(settings(ctx), check_store=True) as registry:
-        done = write(registry.database, registry.store, wanted, open_export(destination))
+        moment = moments.resolved(registry.database, when)
+        done = write(registry.database, registry.store, wanted, open_export(destination), at=moment)
     render.say(
         f"{render.count(done.images, 'image')}, {render.count(done.blobs, 'blob')},"
         f" {render.size(done.size_bytes)} written to {destination}"

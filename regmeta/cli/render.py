@@ -31,6 +31,14 @@ def json(value: Any) -> None:
     typer.echo(dumps(_plain(value), indent=2, ensure_ascii=False))
 
 
+def json_line(value: Any) -> None:
+    """Write *value* as one line of JSON, at once: for who reads one after the other."""
+    from json import dumps
+
+    typer.echo(dumps(_plain(value), ensure_ascii=False))
+    sys.stdout.flush()
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, (Digest, UUID)):
         return str(value)

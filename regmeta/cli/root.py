@@ -21,6 +21,7 @@ from regmeta.cli import (
     registry,
     repairing,
     repositories,
+    retention,
     tags,
     verification,
 )
@@ -95,6 +96,7 @@ app.add_typer(tags.app, name="tag")
 app.add_typer(manifests.app, name="manifest")
 app.add_typer(blobs.app, name="blob")
 app.add_typer(collection.app, name="gc")
+app.add_typer(retention.app, name="retention")
 app.add_typer(database.app, name="db")
 
 

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from regmeta.cli import render
+from regmeta.cli import moments, render, tag_locks
 from regmeta.cli.context import Json, Limit, settings
+from regmeta.cli.moments import At
+
+if TYPE_CHECKING:
+    from regmeta.query.results import TagValue
 
 app = typer.Typer(help="Tags, and their history.", no_args_is_help=True, rich_markup_mode=None)
+
+app.command("lock")(tag_locks.lock)
+app.command("unlock")(tag_locks.unlock)
+app.command("locks")(tag_locks.locks)
 
 Tagged = Annotated[str, typer.Argument(metavar="REPOSITORY:TAG", help="The tag.")]
 
@@ -20,52 +28,70 @@ def ls(
     repository: Annotated[str, typer.Argument(help="Name of the repository.")],
     after: Annotated[str, typer.Option(help="Start behind this tag.")] = "",
     limit: Limit = 100,
+    at: At = None,
     as_json: Json = False,
 ) -> None:
     """List the tags of a repository, by name.
 
     \b
-    Example:
+    Examples:
       regmeta tag ls hello
+      regmeta tag ls hello --at 2h
     """
     from regmeta import app
     from regmeta.oci.names import repository_name
     from regmeta.query import catalog
 
+    when = moments.parse(at)
     with app.open_for_reading(settings(ctx)) as registry:
-        found = catalog.tags(registry.database, repository_name(repository), after=after, limit=limit)
+        moment = moments.resolved(registry.database, when)
+        name = repository_name(repository)
+        found = catalog.tags(registry.database, name, after=after, limit=limit, at=moment)
     if as_json:
         render.json(found)
         return
     render.table(
         ["tag", "digest", "kind", "platform", "size", "since"],
-        [(t.name, t.digest, t.kind, t.platform, render.size(t.size_bytes), t.started_at) for t in found],
+        [
+            (
+                t.name,
+                t.digest,
+                t.kind if t.is_here else "collected",
+                t.platform,
+                render.size(t.size_bytes),
+                t.started_at,
+            )
+            for t in found
+        ],
     )
     render.more_follow(len(found), limit)
 
 
 @app.command()
-def show(ctx: typer.Context, reference: Tagged, as_json: Json = False) -> None:
+def show(ctx: typer.Context, reference: Tagged, at: At = None, as_json: Json = False) -> None:
     """Show a tag: where it points now, and where it pointed before.
 
     \b
-    Example:
+    Examples:
       regmeta tag show hello:1.0
+      regmeta tag show hello:1.0 --at 2026-11-24T08:00:00Z
     """
     from regmeta import app
     from regmeta.query import catalog
 
     repository, tag = _parse(reference)
+    when = moments.parse(at)
     with app.open_for_reading(settings(ctx)) as registry:
-        found = catalog.tag(registry.database, repository, tag)
+        found = catalog.tag(registry.database, repository, tag, moments.resolved(registry.database, when))
     if as_json:
         render.json(found)
         return
+    then = "now" if when is None else "then"
     render.fields([("tag", f"{found.repository}:{found.name}"), ("digest", found.digest or "(removed)")])
     typer.echo()
     render.table(
         ["from", "until", "digest", "by"],
-        [(item.started_at, item.ended_at or "now", item.digest, item.started_by) for item in found.history],
+        [(item.started_at, item.ended_at or then, item.digest, item.started_by) for item in found.history],
     )
 
 
@@ -116,6 +142,119 @@ def rm(ctx: typer.Context, reference: Tagged) -> None:
         result = remove_tag(registry.writer, repository, tag)
     for change in result.tags_changed:
         render.say(f"{repository}:{tag} is removed (was {change.previous})")
+
+
+@app.command()
+def history(
+    ctx: typer.Context,
+    reference: Annotated[
+        str, typer.Argument(metavar="REPOSITORY[:TAG]", help="A tag, or a repository for all its tags.")
+    ],
+    after: Annotated[
+        str | None, typer.Option(help="Start behind the line of this key (--json shows it).")
+    ] = None,
+    limit: Limit = 100,
+    as_json: Json = False,
+) -> None:
+    """Show all that a tag was, by whom, and for how long its images are kept; or all changes of all tags.
+
+    The newest comes first. An image that is still here can be brought back: see 'regmeta tag restore'.
+
+    \b
+    Examples:
+      regmeta tag history hello:1.0
+      regmeta tag history hello --limit 20
+    """
+    from regmeta import app
+    from regmeta.app.writers import lifetimes_of
+    from regmeta.oci.names import Reference
+    from regmeta.query import history as past
+
+    wanted = Reference.parse(reference)
+    chosen = settings(ctx)
+    if wanted.tag is None and wanted.digest is None:
+        with app.open_for_reading(chosen) as registry:
+            changes = past.changes(registry.database, wanted.repository, after=after, limit=limit)
+        if as_json:
+            render.json(changes)
+            return
+        render.table(
+            ["at", "tag", "change", "digest", "was", "by"],
+            [(each.at, each.tag, each.change, each.digest, each.previous, each.by) for each in changes],
+        )
+        render.more_follow(len(changes), limit)
+        return
+    repository, tag = _parse(reference)
+    window = lifetimes_of(chosen).history
+    with app.open_for_reading(chosen) as registry:
+        values = past.values_of(registry.database, repository, tag, window, after=after, limit=limit)
+    if as_json:
+        render.json(values)
+        return
+    render.table(
+        ["from", "until", "digest", "by", "ended by", "image"],
+        [
+            (
+                each.started_at,
+                each.ended_at or "now",
+                each.digest,
+                each.started_by,
+                each.ended_by,
+                _image(each),
+            )
+            for each in values
+        ],
+    )
+    render.more_follow(len(values), limit)
+
+
+def _image(value: TagValue) -> str:
+    """Say what has become of an image."""
+    if value.kept_until is None:
+        return value.image
+    return f"{value.image}, kept until {render.moment(value.kept_until)}"
+
+
+@app.command()
+def restore(
+    ctx: typer.Context,
+    reference: Tagged,
+    at: At = None,
+    to: Annotated[
+        str | None, typer.Option(metavar="DIGEST", help="To this value of its history.", show_default=False)
+    ] = None,
+) -> None:
+    """Put a tag back to what it was: before its last change, at a time, or to a digest it once had.
+
+    A tag that was removed comes back. So does its image, if it was deleted and is not collected yet. Without
+    --at and --to, a second run goes back to where the first one came from.
+
+    \b
+    Examples:
+      regmeta tag restore hello:1.0
+      regmeta tag restore hello:1.0 --at 2h
+      regmeta tag restore hello:1.0 --to sha256:...
+    """
+    from regmeta import app
+    from regmeta.errors import UsageError
+    from regmeta.ingest.tag_restore import Wanted, restore_tag
+    from regmeta.oci.digest import Digest
+    from regmeta.query import catalog
+
+    repository, tag = _parse(reference)
+    if at is not None and to is not None:
+        raise UsageError("--at and --to: use one of them")
+    when = moments.parse(at)
+    digest = None if to is None else Digest.parse(to)
+    with app.open_for_writing(settings(ctx)) as registry:
+        wanted = Wanted(moments.resolved(registry.database, when), digest)
+        result = restore_tag(registry.writer, repository, tag, wanted)
+        if not result.tags_changed:
+            now = catalog.tag(registry.database, repository, tag).digest
+            render.say(f"{repository}:{tag} is {now} already")
+    for change in result.tags_changed:
+        was = f" (was {change.previous})" if change.previous else ""
+        render.say(f"{repository}:{tag} is {change.digest} again{was}")
 
 
 def _parse(text: str) -> tuple[str, str]:

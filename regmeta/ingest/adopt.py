@@ -18,6 +18,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from regmeta.errors import LostReservation
+from regmeta.ingest.immutable import Lock, put_back_locks
 from regmeta.ingest.plan import CommitResult
 from regmeta.ingest.reserve import chunks
 from regmeta.ingest.statements import Change, queue_manifests
@@ -50,6 +51,7 @@ _SET_REPOSITORY: Final = (
     .where(Repository.id == sa.bindparam("of"))
     .values(
         state=sa.bindparam("new_state"),
+        deleted_at=sa.bindparam("deleted", type_=UtcTime()),
         revision=sa.bindparam("new_revision"),
         created_at=sa.func.coalesce(sa.bindparam("created", type_=UtcTime()), Repository.created_at),
         updated_at=sa.func.coalesce(sa.bindparam("updated", type_=UtcTime()), Repository.updated_at),
@@ -75,6 +77,8 @@ class RepositoryRow:
     revision: int
     created_at: datetime | None = None
     updated_at: datetime | None = None
+    deleted_at: datetime | None = None  # always as it is given
+    locks: Sequence[Lock] = ()  # those to add
 
 
 def lock_adoption(connection: Connection) -> str | None:
@@ -119,12 +123,14 @@ def put_back_repository(connection: Connection, repository_id: int, row: Reposit
         {
             "of": repository_id,
             "new_state": row.state,
+            "deleted": row.deleted_at,
             "new_revision": row.revision,
             "created": row.created_at,
             "updated": row.updated_at,
         },
     )
     connection.execute(_SET_OUTBOX, {"of": repository_id, "new_revision": row.revision})
+    put_back_locks(connection, repository_id, row.locks)
 
 
 def note_problems(

@@ -11,6 +11,7 @@ from typing import Final
 
 from regmeta.errors import (
     Error,
+    ImmutableTag,
     InputError,
     IntegrityError,
     LostReservation,
@@ -57,6 +58,7 @@ class Batch:
 
         Raises:
             RepositoryNotActive: a repository is being removed.
+            ImmutableTag: with *atomic*, a tag that may not be moved; else its image alone is left out.
             Unavailable, Locked: the store or the database did not do it; nothing was taken in.
         """
         try:
@@ -74,14 +76,21 @@ class Batch:
         return BatchResult(result, self._failures, frozenset(self._copied))
 
     def _commit(self, atomic: bool) -> CommitResult | None:
-        for _ in range(ROUNDS):
+        lost_rounds = 0
+        while lost_rounds < ROUNDS:
             good = [image for i, image in enumerate(self._images) if i not in self._failures]
             if not good:
                 return None
-            self._unit.publish()
+            if self._unit.phase is not Phase.PUBLISHED:
+                self._unit.publish()
             try:
                 return self._unit.commit(good)
+            except ImmutableTag as refused:
+                if atomic:
+                    raise
+                self._leave_out_refused(refused)  # at least one: this ends
             except LostReservation as lost:
+                lost_rounds += 1
                 self._leave_out_orphans(lost.digests, atomic)
                 wanted = self._wanted(i for i in range(len(self._images)) if i not in self._failures)
                 self._reserve_and_stage({d: wanted[d] for d in wanted if d in lost.digests}, atomic)
@@ -95,6 +104,14 @@ class Batch:
                 error = MissingContent(f"{gone[0]}: was in {image.request.repository}, and is gone now")
                 if atomic:
                     raise error
+                self._failures.setdefault(position, error)
+
+    def _leave_out_refused(self, refused: ImmutableTag) -> None:
+        """Leave out the images whose tags may not be moved."""
+        for position, image in enumerate(self._images):
+            repository, tag = image.request.repository, image.request.tag or ""
+            if repository == refused.repository and tag in refused.refused:
+                error = ImmutableTag(repository, {tag: refused.refused[tag]})
                 self._failures.setdefault(position, error)
 
     def _wanted(self, positions: Iterable[int]) -> dict[Digest, int]:

@@ -21,6 +21,7 @@ from regmeta import db
 from regmeta.errors import LostReservation
 from regmeta.ingest import rows
 from regmeta.ingest.adopt import check_unnamed, lock_adoption
+from regmeta.ingest.immutable import TagTerms
 from regmeta.ingest.plan import CommitResult, Lifetimes, PlannedImage, PlannedManifest, TagChange
 from regmeta.ingest.reserve import bury, chunks
 from regmeta.ingest.revive import revive
@@ -57,6 +58,7 @@ class CommitPlan:
     images: Sequence[PlannedImage]
     keys: Mapping[Digest, str]  # objects that this ingest published
     lifetimes: Lifetimes
+    tag_terms: TagTerms
     adopted: Mapping[Digest, str] = field(default_factory=dict)  # objects that no row names; no intents
     lost: Mapping[Digest, str] = field(default_factory=dict)  # keys without objects: the rows are damaged
     healing: Mapping[Digest, int] = field(default_factory=dict)  # sizes; only for rows that are damaged
@@ -87,13 +89,14 @@ def commit(connection: Connection, plan: CommitPlan) -> CommitResult:
         AlreadyCommitted: an earlier try of the same ingest took effect.
         LostReservation: keys were taken back, or blobs or children have gone; nothing has happened.
         RepositoryNotActive: a repository is being removed; nothing has happened.
+        ImmutableTag: tags may not be moved; nothing has happened.
     """
     if plan.adopted:
         lock_adoption(connection)
     by_repository: dict[str, list[PlannedImage]] = {}
     for image in plan.images:
         by_repository.setdefault(image.request.repository, []).append(image)
-    ids = lock_repositories(connection, by_repository, create=True)
+    ids, revived = lock_repositories(connection, by_repository)
     context = _Context(connection, plan, Change(db.stamp(connection), plan.actor, plan.ingest_id))
     one_effect(connection, context.change, plan.source)
     _fence(context)
@@ -105,7 +108,10 @@ def commit(connection: Connection, plan: CommitPlan) -> CommitResult:
         context.new_manifests,
         context.new_blobs,
         tuple(context.tags_changed),
+        tuple(sorted(revived)),
     )
+    events = [context.change.event("repository.restored", number) for number in result.revived]
+    record_events(connection, events)
     record_result(connection, context.change, result)
     return result
 
@@ -289,7 +295,7 @@ def _repository(context: _Context, repository_id: int, name: str, images: Sequen
     lifetimes = context.plan.lifetimes
     tags = {image.request.tag: image.root for image in images if image.request.tag is not None}
     context.tags_changed += move_tags(
-        connection, context.change, (repository_id, name), tags, ids, lifetimes.garbage
+        connection, context.change, (repository_id, name), tags, ids, context.plan.tag_terms
     )
     untagged = {image.root for image in images if image.request.tag is None}.intersection(new)
     queue_manifests(

@@ -116,6 +116,7 @@ class LocalRegistry:
         Raises:
             InputError, IntegrityError: the image is bad; nothing of it was taken in.
             RepositoryNotActive: the repository is being removed.
+            ImmutableTag: the tag is there, of another image, and may not be moved.
             Unavailable, Locked: the store or the database did not do it.
         """
         tag = _tag_of(reference, staged.descriptor.digest)
@@ -146,7 +147,8 @@ class LocalRegistry:
     ) -> Iterator[ImageOutcome]:
         """Commit many images in batches; each outcome is given once it is final.
 
-        A bad image is left out. With *atomic* all of them are one ingest, and the first bad one raises.
+        A bad image is left out, and so is one whose tag may not be moved. With *atomic* all of them are one
+        ingest, and the first such image raises.
 
         Raises:
             RepositoryNotActive, Unavailable, Locked: the current batch was not taken in; what was

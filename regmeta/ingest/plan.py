@@ -91,6 +91,8 @@ class CommitResult:
     new_manifests: int = 0
     new_blobs: int = 0
     tags_changed: tuple[TagChange, ...] = ()
+    revived: tuple[int, ...] = ()  # ids of repositories that were deleted before
+    details: Mapping[str, Any] = field(default_factory=dict)  # plain JSON, of deletes and their undoing
 
     def to_json(self) -> dict[str, object]:
         """Return the form that the ``ingests`` row keeps, for a retry after an unclear answer."""
@@ -102,6 +104,8 @@ class CommitResult:
                 [change.repository, change.tag, _optional(change.digest), _optional(change.previous)]
                 for change in self.tags_changed
             ],
+            **({"revived": list(self.revived)} if self.revived else {}),
+            **({"details": dict(self.details)} if self.details else {}),
         }
 
     @classmethod
@@ -115,6 +119,8 @@ class CommitResult:
                 TagChange(repository, tag, _digest(digest), _digest(previous))
                 for repository, tag, digest, previous in value["tags_changed"]
             ),
+            tuple(value.get("revived", ())),
+            value.get("details", {}),
         )
 
 

@@ -1,8 +1,8 @@
-"""Bringing deleted manifests back, inside a transaction that holds their repository's lock."""
+"""Hiding manifests, and bringing them back, inside a transaction that holds their repository's lock."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from datetime import timedelta
 from typing import Any, Final
 
@@ -12,6 +12,7 @@ from sqlalchemy.engine import Connection
 from regmeta.ingest.reserve import chunks
 from regmeta.ingest.statements import Change, queue_manifests, record_events
 from regmeta.models import IndexMember, Manifest
+from regmeta.models.base import UtcTime
 from regmeta.oci.digest import Digest
 
 
@@ -34,6 +35,32 @@ _REVIVE: Final = (
     .values(deleted_at=None)
     .returning(Manifest.id, Manifest.digest)
 )
+_HIDE: Final = (
+    sa.update(Manifest)
+    .where(Manifest.id.in_(sa.bindparam("ids", expanding=True)), Manifest.deleted_at.is_(None))
+    .values(deleted_at=sa.bindparam("at", type_=UtcTime()))
+)
+
+
+def hide(
+    connection: Connection,
+    change: Change,
+    repository_id: int,
+    manifests: Mapping[int, Digest],
+    window: timedelta,
+) -> None:
+    """Let no reader find manifests (digests by id), from the time of *change* on.
+
+    The caller has ended their tags, and no index that is not among them and is here lists one. The collector
+    looks at them a *window* later.
+    """
+    for some in chunks(sorted(manifests)):
+        connection.execute(_HIDE, {"ids": some, "at": change.stamp.now})
+    queue_manifests(connection, change, repository_id, manifests, "deleted", window)
+    record_events(
+        connection,
+        [change.event("manifest.deleted", repository_id, digest=digest) for digest in manifests.values()],
+    )
 
 
 def revive(

@@ -21,6 +21,7 @@ repository name and ``foo/_1-2.x.json`` is not.
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import time
@@ -34,8 +35,18 @@ from sqlalchemy.engine import Connection
 
 from regmeta import errors
 from regmeta.db import Database
+from regmeta.ingest.immutable import locks_of
 from regmeta.ingest.reserve import chunks
-from regmeta.models import Blob, LayoutOutbox, Manifest, Repository, RepositoryBlob, StoreIdentity, Tag
+from regmeta.models import (
+    Blob,
+    LayoutOutbox,
+    Manifest,
+    Repository,
+    RepositoryBlob,
+    StoreIdentity,
+    Tag,
+    TagLock,
+)
 from regmeta.oci import layout, media_types
 from regmeta.oci.descriptor import REF_NAME, Descriptor
 from regmeta.oci.digest import Digest
@@ -50,6 +61,7 @@ REVISION_ANNOTATION: Final = "io.regmeta.revision"
 STATE_ANNOTATION: Final = "io.regmeta.state"
 CREATED_ANNOTATION: Final = "io.regmeta.created"
 UPDATED_ANNOTATION: Final = "io.regmeta.updated"
+LOCKS_ANNOTATION: Final = "io.regmeta.locks"  # where there are some: [[pattern, time, actor], ...] as JSON
 _NAME: Final = re.compile(r"_(\d+)-(\d+)\.[0-9a-f]{32}\.json")
 
 _REPOSITORY: Final = sa.select(
@@ -59,7 +71,12 @@ _REPOSITORY: Final = sa.select(
     Repository.created_at,
     Repository.updated_at,
     sa.select(StoreIdentity.epoch).scalar_subquery(),
+    sa.exists().where(TagLock.repository_id == Repository.id),
 ).where(Repository.id == sa.bindparam("of"))
+# A deleted repository shows nothing of what it may be brought back with.
+_IS_ACTIVE: Final = sa.exists().where(
+    Repository.id == RepositoryBlob.repository_id, Repository.state == "active"
+)
 _TAGGED: Final = (
     sa.select(Tag.name, Manifest.digest, Manifest.media_type, Manifest.size_bytes, Manifest.artifact_type)
     .join(Manifest, Manifest.id == Tag.manifest_id)
@@ -78,13 +95,16 @@ _UNTAGGED: Final = (
 _OBJECTS: Final = (
     sa.select(Blob.digest, Blob.key)
     .join(RepositoryBlob, RepositoryBlob.blob_id == Blob.id)
-    .where(RepositoryBlob.repository_id == sa.bindparam("of"), Blob.state == sa.bindparam("wanted"))
+    .where(
+        RepositoryBlob.repository_id == sa.bindparam("of"), _IS_ACTIVE, Blob.state == sa.bindparam("wanted")
+    )
 )
 _THESE: Final = (
     sa.select(Blob.digest, Blob.key)
     .join(RepositoryBlob, RepositoryBlob.blob_id == Blob.id)
     .where(
         RepositoryBlob.repository_id == sa.bindparam("of"),
+        _IS_ACTIVE,
         Blob.state == "live",
         Blob.digest.in_(sa.bindparam("digests", expanding=True)),
     )
@@ -220,11 +240,17 @@ def version_of(record_name: str) -> tuple[int, int] | None:
 
 
 def take_snapshot(connection: Connection, repository_id: int) -> Snapshot:
-    """Read one repository, of one moment: every tag, then every manifest that has none."""
+    """Read one repository, of one moment: every tag, then every manifest that has none.
+
+    Of one that was deleted it says just that.
+    """
     of = {"of": repository_id}
-    name, state, revision, created_at, updated_at, epoch = connection.execute(_REPOSITORY, of).one()
-    entries = [_entry(row, row.name) for row in connection.execute(_TAGGED, of)]
-    entries += [_entry(row, None) for row in connection.execute(_UNTAGGED, of)]
+    row = connection.execute(_REPOSITORY, of).one()
+    name, state, revision, created_at, updated_at, epoch, is_locked = row
+    entries: list[Descriptor] = []
+    if state == "active":
+        entries += [_entry(row, row.name) for row in connection.execute(_TAGGED, of)]
+        entries += [_entry(row, None) for row in connection.execute(_UNTAGGED, of)]
     annotations = {
         REPOSITORY_ANNOTATION: name,
         REVISION_ANNOTATION: f"{epoch}-{revision}",
@@ -232,14 +258,24 @@ def take_snapshot(connection: Connection, repository_id: int) -> Snapshot:
         CREATED_ANNOTATION: created_at.isoformat(timespec="microseconds"),
         UPDATED_ANNOTATION: updated_at.isoformat(timespec="microseconds"),
     }
+    if is_locked:
+        annotations[LOCKS_ANNOTATION] = _locks(connection, repository_id)
     content = layout.index_content(entries, annotations)
     return Snapshot(name, (epoch, revision), content, len(entries))
 
 
 def objects_of(connection: Connection, repository_id: int, state: str = "live") -> list[tuple[Digest, str]]:
-    """Return digest and key of every blob in a state that a repository may read."""
+    """Return digest and key of every blob in a state that a repository may read; none if it was deleted."""
     rows = connection.execute(_OBJECTS, {"of": repository_id, "wanted": state})
     return [(digest, key) for digest, key in rows]
+
+
+def _locks(connection: Connection, repository_id: int) -> str:
+    locks = [
+        [lock.pattern, lock.created_at.isoformat(timespec="microseconds"), lock.created_by]
+        for lock in locks_of(connection, repository_id)
+    ]
+    return json.dumps(locks, ensure_ascii=False)
 
 
 def _entry(row: Any, tag: str | None) -> Descriptor:

@@ -13,7 +13,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
 
 from regmeta import db
-from regmeta.errors import RepositoryNotActive
+from regmeta.errors import NotFound, RepositoryNotActive
 from regmeta.ingest.plan import CommitResult
 from regmeta.ingest.reserve import chunks
 from regmeta.models import Base, DatabaseClock, Event, GcTask, Ingest, LayoutOutbox, Repository
@@ -24,23 +24,16 @@ _NOW: Final = sa.type_coerce(DatabaseClock(), UtcTime())
 _REPOSITORY_IDS: Final = sa.select(Repository.name, Repository.id).where(
     Repository.name.in_(sa.bindparam("names", expanding=True))
 )
-_LOCK_REPOSITORY: Final = (
-    sa.update(Repository)
-    .where(Repository.id == sa.bindparam("of"))
-    .values(
-        revision=Repository.revision + 1,
-        updated_at=_NOW,
-        state=sa.case((Repository.state == "deleted", "active"), else_=Repository.state),
-    )
-    .returning(Repository.state, Repository.revision)
-)
-
-
 _COUNT_UP: Final = (
     sa.update(Repository)
     .where(Repository.id == sa.bindparam("of"))
     .values(revision=Repository.revision + 1, updated_at=_NOW)
-    .returning(Repository.revision)
+    .returning(Repository.state, Repository.revision, Repository.deleted_at)
+)
+_SET_STATE: Final = (
+    sa.update(Repository)
+    .where(Repository.id == sa.bindparam("of"))
+    .values(state=sa.bindparam("to"), deleted_at=sa.bindparam("at", type_=UtcTime()))
 )
 _RECORD_RESULT: Final = (
     sa.update(Ingest).where(Ingest.id == sa.bindparam("of")).values(result=sa.bindparam("answer"))
@@ -53,6 +46,16 @@ class AlreadyCommitted(Exception):
     def __init__(self, result: CommitResult) -> None:
         super().__init__("committed before")
         self.result = result
+
+
+@dataclass(frozen=True, slots=True)
+class LockedRepository:
+    """A repository as it is under its lock: *active*, or *deleted* since a time."""
+
+    id: int
+    name: str
+    state: str
+    deleted_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,34 +94,75 @@ def insert_ignoring(connection: Connection, model: type[Base], *key: str) -> Any
     return _insert(connection, model).on_conflict_do_nothing(index_elements=key)
 
 
-def lock_repositories(connection: Connection, names: Collection[str], *, create: bool) -> dict[str, int]:
-    """Lock repositories in id order, count their revisions up and queue their snapshots.
+def lock_repositories(connection: Connection, names: Collection[str]) -> tuple[dict[str, int], set[int]]:
+    """Lock repositories for a push, in id order, count their revisions up and queue their snapshots.
 
-    A repository that was deleted comes back; one that is being purged refuses. Without *create*, one that
-    does not exist is left out of the answer.
+    One that does not exist is made; one that was deleted comes back, without its tags; one that is being
+    purged refuses. Returns the ids by name, and which of them came back.
 
     Raises:
         RepositoryNotActive: names the repository.
     """
-    if create and names:
+    if names:
         insert = insert_ignoring(connection, Repository, "name").values(created_at=_NOW, updated_at=_NOW)
         connection.execute(insert, [{"name": name} for name in sorted(names)])
     ids: dict[str, int] = {}
     for some in chunks(sorted(names)):
         ids.update(connection.execute(_REPOSITORY_IDS, {"names": some}).all())
     outbox = []
+    revived: set[int] = set()
     for name, repository_id in sorted(ids.items(), key=lambda item: item[1]):
-        state, revision = connection.execute(_LOCK_REPOSITORY, {"of": repository_id}).one()
-        if state != "active":
+        state, revision, _ = connection.execute(_COUNT_UP, {"of": repository_id}).one()
+        if state == "deleted":
+            set_repository_state(connection, repository_id, "active", None)
+            revived.add(repository_id)
+        elif state != "active":
             raise RepositoryNotActive(f"{name}: the repository is being removed")
         outbox.append({"repository_id": repository_id, "revision": revision})
     _queue_snapshots(connection, outbox)
-    return ids
+    return ids, revived
+
+
+def lock_repository(connection: Connection, name: str) -> LockedRepository:
+    """Lock one repository as it is, count its revision up and queue its snapshot.
+
+    Raises:
+        NotFound: there is none of this name.
+        RepositoryNotActive: it is being purged.
+    """
+    found = connection.execute(_REPOSITORY_IDS, {"names": [name]}).first()
+    if found is None:
+        raise NotFound(f"{name}: no such repository")
+    state, revision, deleted_at = connection.execute(_COUNT_UP, {"of": found.id}).one()
+    if state == "purging":
+        raise RepositoryNotActive(f"{name}: the repository is being removed")
+    _queue_snapshots(connection, [{"repository_id": found.id, "revision": revision}])
+    return LockedRepository(found.id, name, state, deleted_at)
+
+
+def lock_active_repository(connection: Connection, name: str) -> int:
+    """Do the same for one that can be read; returns its id.
+
+    Raises:
+        NotFound: there is none of this name, or it was deleted.
+        RepositoryNotActive: it is being purged.
+    """
+    found = lock_repository(connection, name)
+    if found.state != "active":
+        raise NotFound(f"{name}: no such repository; it was deleted: see 'regmeta repo undelete'")
+    return found.id
+
+
+def set_repository_state(
+    connection: Connection, repository_id: int, state: str, deleted_at: datetime | None
+) -> None:
+    """Give a repository, whose lock is held, another state."""
+    connection.execute(_SET_STATE, {"of": repository_id, "to": state, "at": deleted_at})
 
 
 def queue_snapshot(connection: Connection, repository_id: int) -> None:
     """Count the revision of a repository, whose lock is held, up, and queue its snapshot."""
-    revision = connection.execute(_COUNT_UP, {"of": repository_id}).scalar_one()
+    revision = connection.execute(_COUNT_UP, {"of": repository_id}).one().revision
     _queue_snapshots(connection, [{"repository_id": repository_id, "revision": revision}])
 
 
@@ -170,6 +214,37 @@ def queue_manifests(
     _queue(connection, change, "manifest", repository_id, times, reason)
 
 
+def queue_manifests_of(
+    connection: Connection,
+    change: Change,
+    repository_id: int,
+    chosen: sa.Select[Any],
+    parameters: Mapping[str, Any],
+    reason: str,
+    not_before: datetime,
+) -> None:
+    """Do the same for the ids that a statement selects, however many, not before a time."""
+    targets = chosen.subquery()
+    columns = {
+        "kind": sa.literal("manifest"),
+        "target_id": targets.c[0],
+        "repository_id": sa.literal(repository_id),
+        "reason": sa.literal(reason),
+        "created_at": sa.literal(change.stamp.now, UtcTime()),
+        "not_before": sa.literal(not_before, UtcTime()),
+    }
+    # SQLite reads ON CONFLICT as part of a join where no WHERE stands before it.
+    rows = sa.select(*columns.values()).select_from(targets).where(sa.true())
+    connection.execute(_upserted(_insert(connection, GcTask).from_select(list(columns), rows)), parameters)
+
+
+def queue_repository(
+    connection: Connection, change: Change, repository_id: int, not_before: datetime
+) -> None:
+    """Ask the collector to empty a repository that was deleted, not before a time."""
+    _queue(connection, change, "repository", repository_id, {repository_id: not_before}, "deleted")
+
+
 def queue_blobs(connection: Connection, change: Change, times: Mapping[int, datetime], reason: str) -> None:
     """Ask the collector to look at blobs (by id) not before the time that each has."""
     _queue(connection, change, "blob", None, times, reason)
@@ -195,18 +270,18 @@ def _queue(
         for target_id, not_before in sorted(times.items())
     ]
     if values:
-        insert = _insert(connection, GcTask)
-        connection.execute(
-            insert.on_conflict_do_update(
-                index_elements=["kind", "target_id"],
-                set_={
-                    "reason": insert.excluded.reason,
-                    "not_before": insert.excluded.not_before,
-                    "attempts": 0,
-                },
-            ),
-            values,
-        )
+        connection.execute(_upserted(_insert(connection, GcTask)), values)
+
+
+def _upserted(insert: Any) -> Any:
+    return insert.on_conflict_do_update(
+        index_elements=["kind", "target_id"],
+        set_={
+            "reason": insert.excluded.reason,
+            "not_before": insert.excluded.not_before,
+            "attempts": 0,
+        },
+    )
 
 
 def record_events(connection: Connection, events: list[dict[str, Any]]) -> None:

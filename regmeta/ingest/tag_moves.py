@@ -3,6 +3,8 @@
 A tag is a chain of intervals. The new one starts where the old one ends, at max(database clock after the
 lock, start of the last one + 1 us): neither a clock that goes back nor two moves in one tick can make an
 interval that ends before it starts.
+
+An immutable tag is made once: what would move or end one that is live is refused, after the lock.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from regmeta.ingest.immutable import TagTerms, refuse_immutable
 from regmeta.ingest.plan import TagChange
 from regmeta.ingest.reserve import chunks
 from regmeta.ingest.statements import Change, queue_manifests, record_events
@@ -48,9 +51,13 @@ def move_tags(
     repository: tuple[int, str],
     targets: Mapping[str, Digest],
     manifest_ids: Mapping[Digest, int],
-    garbage_delay: timedelta,
+    terms: TagTerms,
 ) -> list[TagChange]:
-    """Point tags at manifests; a tag that points there already is left as it is. Returns what changed."""
+    """Point tags at manifests; a tag that points there already is left as it is. Returns what changed.
+
+    Raises:
+        ImmutableTag: names those that may not be moved; nothing has happened.
+    """
     repository_id, name = repository
     live = _live(connection, repository_id, targets)
     moved = [
@@ -58,6 +65,7 @@ def move_tags(
         for tag, digest in sorted(targets.items())
         if tag not in live or live[tag].manifest_digest != digest
     ]
+    refuse_immutable(connection, repository, [tag for tag in moved if tag in live], terms)
     last_ends = _last_ends(connection, repository_id, [tag for tag in moved if tag not in live])
     now = change.stamp.now
     ends, starts, changes = [], [], []
@@ -79,7 +87,7 @@ def move_tags(
         changes.append(TagChange(name, tag, targets[tag], previous.manifest_digest if previous else None))
     _write(connection, ends, starts)
     displaced = [live[tag].manifest_id for tag in moved if tag in live]
-    _afterwards(connection, change, repository_id, changes, displaced, garbage_delay)
+    _afterwards(connection, change, repository_id, changes, displaced, terms.garbage_delay)
     return changes
 
 
@@ -88,17 +96,22 @@ def end_tags(
     change: Change,
     repository: tuple[int, str],
     tags: Iterable[str],
-    garbage_delay: timedelta,
+    terms: TagTerms,
 ) -> list[TagChange]:
-    """End the live intervals of tags; one that is not live is left out of the answer."""
+    """End the live intervals of tags; one that is not live is left out of the answer.
+
+    Raises:
+        ImmutableTag: names those that may not be removed; nothing has happened.
+    """
     repository_id, name = repository
     live = sorted(_live(connection, repository_id, tags).values(), key=lambda row: str(row.name))
+    refuse_immutable(connection, repository, [row.name for row in live], terms)
     now = change.stamp.now
     ends = [{"of": row.id, "at": max(now, row.started_at + _TICK), "by": change.actor} for row in live]
     _write(connection, ends, [])
     changes = [TagChange(name, row.name, None, row.manifest_digest) for row in live]
     displaced = [row.manifest_id for row in live]
-    _afterwards(connection, change, repository_id, changes, displaced, garbage_delay)
+    _afterwards(connection, change, repository_id, changes, displaced, terms.garbage_delay)
     return changes
 
 

@@ -2,7 +2,7 @@
 
 The digest that stands in the interval decides, since it was written with it; unless nothing here has it, and
 the manifest that the interval points at is whole. Where neither is left, the tag goes back to the last
-interval of its history whose manifest is.
+interval of its history whose manifest is. That a tag is immutable does not keep it damaged.
 """
 
 from __future__ import annotations

@@ -4,22 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Final
-from uuid import uuid4
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from regmeta import db
 from regmeta.errors import NotFound
+from regmeta.ingest.one_change import change_repository
 from regmeta.ingest.plan import CommitResult, TagChange
-from regmeta.ingest.retry import retried
-from regmeta.ingest.statements import (
-    AlreadyCommitted,
-    Change,
-    lock_repositories,
-    one_effect,
-    record_result,
-)
+from regmeta.ingest.statements import Change, LockedRepository
 from regmeta.ingest.tag_moves import end_tags, move_tags
 from regmeta.ingest.unit_of_work import Writer
 from regmeta.models import Manifest
@@ -31,7 +23,7 @@ _MANIFEST_ID: Final = sa.select(Manifest.id).where(
     Manifest.digest == sa.bindparam("of"),
     Manifest.deleted_at.is_(None),
 )
-_Move = Callable[[Connection, Change, tuple[int, str]], list[TagChange]]
+Move = Callable[[Connection, Change, tuple[int, str]], list[TagChange]]
 
 
 def set_tag(writer: Writer, repository: str, tag: str, digest: Digest) -> CommitResult:
@@ -42,6 +34,7 @@ def set_tag(writer: Writer, repository: str, tag: str, digest: Digest) -> Commit
     Raises:
         NotFound: no such repository, or no such manifest in it.
         RepositoryNotActive: the repository is being removed.
+        ImmutableTag: the tag is there and may not be changed.
     """
     names.tag_name(tag)
 
@@ -49,9 +42,9 @@ def set_tag(writer: Writer, repository: str, tag: str, digest: Digest) -> Commit
         found = connection.execute(_MANIFEST_ID, {"repository": of[0], "of": digest}).scalar()
         if found is None:
             raise NotFound(f"{repository}@{digest}: no such manifest")
-        return move_tags(connection, change, of, {tag: digest}, {digest: found}, writer.lifetimes.garbage)
+        return move_tags(connection, change, of, {tag: digest}, {digest: found}, writer.tag_terms)
 
-    return _change(writer, repository, f"tag {repository}:{tag}", move)
+    return change_tags(writer, repository, f"tag {repository}:{tag}", move)
 
 
 def remove_tag(writer: Writer, repository: str, tag: str) -> CommitResult:
@@ -60,39 +53,34 @@ def remove_tag(writer: Writer, repository: str, tag: str) -> CommitResult:
     Raises:
         NotFound: no such repository, or no such tag in it now.
         RepositoryNotActive: the repository is being removed.
+        ImmutableTag: the tag is there and may not be changed.
     """
     names.tag_name(tag)
 
     def end(connection: Connection, change: Change, of: tuple[int, str]) -> list[TagChange]:
-        changes = end_tags(connection, change, of, [tag], writer.lifetimes.garbage)
+        changes = end_tags(connection, change, of, [tag], writer.tag_terms)
         if not changes:
             raise NotFound(f"{repository}:{tag}: no such tag")
         return changes
 
-    return _change(writer, repository, f"untag {repository}:{tag}", end)
+    return change_tags(writer, repository, f"untag {repository}:{tag}", end)
 
 
-def _change(writer: Writer, repository: str, what: str, move: _Move) -> CommitResult:
-    names.repository_name(repository)
-    ingest_id = uuid4()
+def change_tags(writer: Writer, repository: str, what: str, move: Move) -> CommitResult:
+    """Run *move* in a transaction that holds the lock of one repository, as one ingest; *what* names it.
 
-    def once() -> CommitResult:
-        try:
-            with writer.database.transaction("tags") as connection:
-                ids = lock_repositories(connection, [repository], create=False)
-                if repository not in ids:
-                    raise NotFound(f"{repository}: no such repository")
-                change = Change(db.stamp(connection), writer.actor, ingest_id)
-                one_effect(connection, change, what)
-                of = (ids[repository], repository)
-                changes = move(connection, change, of)
-                result = CommitResult((of,), tags_changed=tuple(changes))
-                record_result(connection, change, result)
-                return result
-        except AlreadyCommitted as earlier:
-            return earlier.result
+    *move* gets the connection, the change to write in every row, and the repository's id and name. It is run
+    again from the start if the transaction is given up for another one.
 
-    result = retried(once)
-    for repository_id, _ in result.repositories:
-        writer.snapshots.flush_quietly(repository_id, ())
-    return result
+    Raises:
+        NotFound: there is no such repository.
+        RepositoryNotActive: the repository is being removed.
+    """
+
+    def work(connection: Connection, of: LockedRepository, change: Change) -> CommitResult:
+        if of.state != "active":
+            raise NotFound(f"{repository}: no such repository")
+        changes = move(connection, change, (of.id, of.name))
+        return CommitResult(((of.id, of.name),), tags_changed=tuple(changes))
+
+    return change_repository(writer, repository, what, lambda: writer.database.transaction("tags"), work)

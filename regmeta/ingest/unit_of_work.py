@@ -42,6 +42,7 @@ from regmeta import errors
 from regmeta.db import Database
 from regmeta.ingest import reserve
 from regmeta.ingest.commit import CommitPlan, commit
+from regmeta.ingest.immutable import ImmutableTags, TagTerms
 from regmeta.ingest.plan import CommitResult, Lifetimes, PlannedImage
 from regmeta.ingest.reserve import StoredBlob
 from regmeta.ingest.retry import retried
@@ -79,6 +80,12 @@ class Writer:
     host: str
     actor: str
     lifetimes: Lifetimes = field(default_factory=Lifetimes)
+    immutable: tuple[ImmutableTags, ...] = ()
+
+    @property
+    def tag_terms(self) -> TagTerms:
+        """What holds when tags are moved or ended."""
+        return TagTerms(self.lifetimes.garbage, self.immutable)
 
 
 class UnitOfWork:
@@ -182,6 +189,7 @@ class UnitOfWork:
         Raises:
             LostReservation: ``reserve`` its digests again, then stage, publish and commit.
             RepositoryNotActive: a repository is being removed.
+            ImmutableTag: tags of one repository may not be moved; commit again without those images.
             Unavailable, Locked: the database did not take it, after all tries.
         """
         self._require(Phase.PUBLISHED)
@@ -194,6 +202,7 @@ class UnitOfWork:
             images,
             {digest: self._keys[digest] for digest in self._published & needed},
             self._writer.lifetimes,
+            self._writer.tag_terms,
             healing={digest: self._staged[digest].size_bytes for digest in healing & self._published},
         )
         self._result = retried(lambda: self._commit_once(plan))
@@ -209,7 +218,9 @@ class UnitOfWork:
         for repository_id, name in self._result.repositories:
             mine = [image for image in self._images if image.request.repository == name]
             blobs = {digest for image in mine for digest in image.blobs}
-            self._writer.snapshots.flush_quietly(repository_id, blobs)
+            # The layout of a repository that was deleted is empty.
+            added = None if repository_id in self._result.revived else blobs
+            self._writer.snapshots.flush_quietly(repository_id, added)
         self._give_back_unused()
         self.phase = Phase.FINISHED
 

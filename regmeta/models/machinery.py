@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import sqlalchemy as sa
 from sqlalchemy import CheckConstraint, ForeignKey, Index, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
@@ -16,6 +18,9 @@ from regmeta.models.base import (
     TimeColumn,
     UuidColumn,
 )
+
+DEAD_AFTER: Final = 10
+"""So often a task or a tombstone is tried; then it waits for a person."""
 
 
 class Intent(Base):

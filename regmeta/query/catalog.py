@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
+from datetime import datetime
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -15,6 +17,7 @@ from regmeta.oci import media_types
 from regmeta.oci.digest import Digest
 from regmeta.oci.names import Reference
 from regmeta.query import results
+from regmeta.query.moments import IMAGE_OF_TAG, WAS_HERE, WAS_LIVE, repository_id_at, resolve_at, text
 
 PAGE: Final = 100
 
@@ -54,6 +57,7 @@ _REPOSITORY: Final = sa.select(
     models.Repository.created_at,
     models.Repository.updated_at,
     sa.exists().where(models.LayoutOutbox.repository_id == models.Repository.id).label("behind"),
+    models.Repository.deleted_at,
 ).where(models.Repository.name == sa.bindparam("repository"))
 _UNTAGGED: Final = (
     sa.select(sa.func.count())
@@ -73,25 +77,29 @@ _BLOBS: Final = (
 _REPOSITORY_ID: Final = sa.select(models.Repository.id).where(
     models.Repository.name == sa.bindparam("repository"), models.Repository.state == "active"
 )
+_TAG_COLUMNS: Final = sa.select(
+    models.Tag.name,
+    models.Tag.manifest_digest,
+    models.Manifest.kind,
+    models.Manifest.media_type,
+    models.Manifest.os,
+    models.Manifest.architecture,
+    models.Manifest.variant,
+    models.Manifest.total_size_bytes,
+    models.Tag.started_at,
+    models.Tag.started_by,
+    models.Manifest.id,
+).select_from(models.Tag)
+_TAGS_PAGE: Final = (models.Tag.repository_id == sa.bindparam("of"), models.Tag.name > sa.bindparam("after"))
 _TAGS: Final = (
-    sa.select(
-        models.Tag.name,
-        models.Tag.manifest_digest,
-        models.Manifest.kind,
-        models.Manifest.media_type,
-        models.Manifest.os,
-        models.Manifest.architecture,
-        models.Manifest.variant,
-        models.Manifest.total_size_bytes,
-        models.Tag.started_at,
-        models.Tag.started_by,
-    )
-    .join(models.Manifest, models.Manifest.id == models.Tag.manifest_id)
-    .where(
-        models.Tag.repository_id == sa.bindparam("of"),
-        models.Tag.name > sa.bindparam("after"),
-        _live,
-    )
+    _TAG_COLUMNS.join(models.Manifest, models.Manifest.id == models.Tag.manifest_id)
+    .where(*_TAGS_PAGE, _live)
+    .order_by(models.Tag.name)
+    .limit(sa.bindparam("page"))
+)
+_TAGS_AT: Final = (
+    _TAG_COLUMNS.outerjoin(models.Manifest, IMAGE_OF_TAG)
+    .where(*_TAGS_PAGE, WAS_LIVE)
     .order_by(models.Tag.name)
     .limit(sa.bindparam("page"))
 )
@@ -111,7 +119,7 @@ _HISTORY: Final = (
     .where(models.Tag.repository_id == sa.bindparam("of"), models.Tag.name == sa.bindparam("tag"))
     .order_by(models.Tag.started_at.desc())
 )
-_MANIFESTS: Final = (
+_MANIFESTS_PAGE: Final = (
     sa.select(
         models.Manifest.id,
         models.Manifest.digest,
@@ -127,14 +135,20 @@ _MANIFESTS: Final = (
     .where(
         models.Manifest.repository_id == sa.bindparam("of"),
         models.Manifest.id > sa.bindparam("after"),
-        _is_here,
     )
     .order_by(models.Manifest.id)
     .limit(sa.bindparam("page"))
 )
+_MANIFESTS: Final = _MANIFESTS_PAGE.where(_is_here)
+_MANIFESTS_AT: Final = _MANIFESTS_PAGE.where(WAS_HERE)
 _TAGS_OF: Final = (
     sa.select(models.Tag.manifest_id, models.Tag.name)
     .where(models.Tag.manifest_id.in_(sa.bindparam("ids", expanding=True)), _live)
+    .order_by(models.Tag.name)
+)
+_TAGS_OF_AT: Final = (
+    sa.select(models.Tag.manifest_id, models.Tag.name)
+    .where(models.Tag.manifest_id.in_(sa.bindparam("ids", expanding=True)), WAS_LIVE)
     .order_by(models.Tag.name)
 )
 _RESOLVE_TAG: Final = (
@@ -188,18 +202,22 @@ def repository(database: Database, name: str) -> results.RepositoryDetails:
             row.created_at,
             row.updated_at,
             bool(row.behind),
+            row.deleted_at,
         )
 
 
-def tags(database: Database, repository: str, *, after: str = "", limit: int = PAGE) -> list[results.Tag]:
-    """Return one page of a repository's live tags, by name.
+def tags(
+    database: Database, repository: str, *, after: str = "", limit: int = PAGE, at: datetime | None = None
+) -> list[results.Tag]:
+    """Return one page of a repository's tags, by name: those that are live, or that were at a time.
 
     Raises:
-        NotFound: there is no such repository.
+        NotFound: there is no such repository, or was none.
     """
     with database.read() as connection:
-        of = repository_id(connection, repository)
-        rows = connection.execute(_TAGS, {"of": of, "after": after, "page": limit})
+        of = repository_id(connection, repository, at)
+        statement = _TAGS if at is None else _TAGS_AT
+        rows = connection.execute(statement, {"of": of, "after": after, "page": limit, **_when(at)})
         return [
             results.Tag(
                 row.name,
@@ -210,39 +228,47 @@ def tags(database: Database, repository: str, *, after: str = "", limit: int = P
                 row.total_size_bytes,
                 row.started_at,
                 row.started_by,
+                is_here=row.id is not None,
             )
             for row in rows
         ]
 
 
-def tag(database: Database, repository: str, name: str) -> results.TagDetails:
-    """Return one tag and its history.
+def tag(database: Database, repository: str, name: str, at: datetime | None = None) -> results.TagDetails:
+    """Return one tag and its history; at a time, what was known of it then.
 
     Raises:
         NotFound: there is no such repository, or the tag never was.
     """
     with database.read() as connection:
-        of = repository_id(connection, repository)
+        of = repository_id(connection, repository, at)
         rows = connection.execute(_HISTORY, {"of": of, "tag": name}).all()
-    if not rows:
-        raise NotFound(f"{repository}:{name}: no such tag")
-    history = tuple(results.TagInterval(*row[:5], is_here=bool(row[5])) for row in rows)
+    history = [results.TagInterval(*row[:5], is_here=bool(row[5])) for row in rows]
+    if at is not None:
+        history = [_as_of(item, at) for item in history if item.started_at <= at]
+    if not history:
+        raise NotFound(f"{repository}:{name}: no such tag" + ("" if at is None else f" at {text(at)}"))
     newest = history[0]
-    return results.TagDetails(repository, name, newest.digest if newest.ended_at is None else None, history)
+    digest = newest.digest if newest.ended_at is None else None
+    return results.TagDetails(repository, name, digest, tuple(history))
 
 
 def manifests(
-    database: Database, repository: str, *, after: int = 0, limit: int = PAGE
+    database: Database, repository: str, *, after: int = 0, limit: int = PAGE, at: datetime | None = None
 ) -> list[results.Manifest]:
     """Return one page of a repository's manifests, in the order in which they came, behind id *after*.
 
+    At a time: those that were there then and are not collected.
+
     Raises:
-        NotFound: there is no such repository.
+        NotFound: there is no such repository, or was none.
     """
     with database.read() as connection:
-        of = repository_id(connection, repository)
-        rows = connection.execute(_MANIFESTS, {"of": of, "after": after, "page": limit}).all()
-        names = tags_of(connection, [row.id for row in rows])
+        of = repository_id(connection, repository, at)
+        statement = _MANIFESTS if at is None else _MANIFESTS_AT
+        parameters = {"of": of, "after": after, "page": limit, **_when(at)}
+        rows = connection.execute(statement, parameters).all()
+        names = tags_of(connection, [row.id for row in rows], at)
         return [
             results.Manifest(
                 row.id,
@@ -259,19 +285,22 @@ def manifests(
         ]
 
 
-def resolve(database: Database, reference: Reference) -> Digest:
-    """Return the digest that a reference means: that of its tag, or its own if the repository holds it.
+def resolve(database: Database, reference: Reference, at: datetime | None = None) -> Digest:
+    """Return the digest that a reference means, or meant at a time: that of its tag, or its own.
 
     Raises:
-        NotFound: names the reference.
-        UsageError: it has neither a tag nor a digest.
+        NotFound: names the reference, and the digest of an image that was collected since.
     """
     with database.read() as connection:
-        return resolve_in(connection, reference)[1]
+        return resolve_in(connection, reference, at)[1]
 
 
-def resolve_in(connection: Connection, reference: Reference) -> tuple[int, Digest]:
+def resolve_in(
+    connection: Connection, reference: Reference, at: datetime | None = None
+) -> tuple[int, Digest]:
     """Return the id and the digest of the manifest that a reference means; see :func:`resolve`."""
+    if at is not None:
+        return resolve_at(connection, reference, at)
     row: Any
     if reference.digest is not None:
         of: dict[str, Any] = {"repository": reference.repository, "of": reference.digest}
@@ -285,23 +314,28 @@ def resolve_in(connection: Connection, reference: Reference) -> tuple[int, Diges
     return row[0], row[1]
 
 
-def repository_id(connection: Connection, name: str) -> int:
-    """Return the id of a repository that can be read.
+def repository_id(connection: Connection, name: str, at: datetime | None = None) -> int:
+    """Return the id of a repository that can be read, or could be at a time.
 
     Raises:
-        NotFound: there is none of this name.
+        NotFound: there is none of this name, or was none.
     """
+    if at is not None:
+        return repository_id_at(connection, name, at)
     found = connection.execute(_REPOSITORY_ID, {"repository": name}).scalar()
     if found is None:
         raise NotFound(f"{name}: no such repository")
     return found
 
 
-def tags_of(connection: Connection, manifest_ids: Iterable[int]) -> dict[int, tuple[str, ...]]:
-    """Return the live tags of manifests, by name."""
+def tags_of(
+    connection: Connection, manifest_ids: Iterable[int], at: datetime | None = None
+) -> dict[int, tuple[str, ...]]:
+    """Return the tags of manifests that are live, or were at a time, by name."""
+    statement = _TAGS_OF if at is None else _TAGS_OF_AT
     names: dict[int, tuple[str, ...]] = {}
     row: Any
-    for row in connection.execute(_TAGS_OF, {"ids": list(manifest_ids)}):
+    for row in connection.execute(statement, {"ids": list(manifest_ids), **_when(at)}):
         manifest_id, name = row
         names[manifest_id] = (*names.get(manifest_id, ()), name)
     return names
@@ -311,3 +345,14 @@ def platform(os: str | None, architecture: str | None, variant: str | None) -> s
     """Return a platform as people write it, None if nothing is known of it."""
     parts = [part for part in (os, architecture, variant) if part]
     return "/".join(parts) or None
+
+
+def _when(at: datetime | None) -> dict[str, Any]:
+    return {} if at is None else {"at": at}
+
+
+def _as_of(interval: results.TagInterval, at: datetime) -> results.TagInterval:
+    """Return an interval as it was known at a time: what ended later had not ended."""
+    if interval.ended_at is None or interval.ended_at <= at:
+        return interval
+    return replace(interval, ended_at=None, ended_by=None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Literal
 from uuid import UUID
 
 from regmeta.oci.digest import Digest
@@ -36,20 +37,25 @@ class RepositoryDetails:
     created_at: datetime
     updated_at: datetime
     snapshot_is_behind: bool
+    deleted_at: datetime | None  # it can be brought back while it is *deleted*
 
 
 @dataclass(frozen=True, slots=True)
 class Tag:
-    """One live tag in a list. The size is unknown for an index, which has those of its images."""
+    """One tag in a list. The size is unknown for an index, which has those of its images.
+
+    Of an image that *is_here* no more, only the digest is known.
+    """
 
     name: str
     digest: Digest
-    kind: str
-    media_type: str
+    kind: str | None
+    media_type: str | None
     platform: str | None
     size_bytes: int | None
     started_at: datetime
     started_by: str
+    is_here: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +78,47 @@ class TagDetails:
     name: str
     digest: Digest | None
     history: tuple[TagInterval, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TagValue:
+    """One interval of a tag, and what has become of its image: it is *here*, *deleted* or *collected*.
+
+    What is not used is kept until ``kept_until`` at least, by the history window and leases; None if a live
+    tag or an index names the image, or if it has gone. ``key`` is where a next page starts.
+    """
+
+    key: str
+    digest: Digest
+    started_at: datetime
+    started_by: str
+    ended_at: datetime | None
+    ended_by: str | None
+    image: Literal["here", "deleted", "collected"]
+    kept_until: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class TagChange:
+    """One change of a tag: to a digest, from a digest; one that was removed has none."""
+
+    key: str
+    at: datetime
+    tag: str
+    change: Literal["created", "moved", "removed"]
+    digest: Digest | None
+    previous: Digest | None
+    by: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class TagLock:
+    """Why some tags of a repository are immutable: a lock of its own, or a rule of the settings."""
+
+    pattern: str
+    source: Literal["lock", "settings"]
+    created_at: datetime | None
+    created_by: str | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,7 +39,7 @@ _COUNTS: Final = sa.select(
         for model, condition in (
             (models.Repository, models.Repository.state == "active"),
             (models.Tag, models.Tag.ended_at.is_(None)),
-            (models.Manifest, sa.true()),
+            (models.Manifest, models.Manifest.deleted_at.is_(None)),
             (models.Blob, sa.true()),
         )
     ),

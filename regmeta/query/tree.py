@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -97,14 +98,14 @@ class StoredBlob:
     state: str
 
 
-def image(database: Database, reference: Reference) -> results.Image:
-    """Return an image as a tree, of one moment.
+def image(database: Database, reference: Reference, at: datetime | None = None) -> results.Image:
+    """Return an image as a tree, of one moment: the one that a reference means, or meant at a time.
 
     Raises:
         NotFound: the reference means nothing here.
     """
     with database.read() as connection:
-        root, digest = resolve_in(connection, reference)
+        root, digest = resolve_in(connection, reference, at)
         manifests = {row.id: row for row in connection.execute(_MANIFESTS, {"roots": [root]})}
         members: dict[int, list[Any]] = {}
         for member in connection.execute(_MEMBERS, {"roots": [root]}):
@@ -113,7 +114,7 @@ def image(database: Database, reference: Reference) -> results.Image:
         return results.Image(
             reference.repository,
             digest,
-            tags_of(connection, [root]).get(root, ()),
+            tags_of(connection, [root], at).get(root, ()),
             manifests[root].pushed_at,
             manifests[root].pushed_by,
             int(connection.execute(_UNIQUE_BYTES, {"roots": [root]}).scalar_one()),
@@ -122,14 +123,14 @@ def image(database: Database, reference: Reference) -> results.Image:
         )
 
 
-def content(database: Database, reference: Reference) -> bytes:
-    """Return a manifest's own bytes, as they came.
+def content(database: Database, reference: Reference, at: datetime | None = None) -> bytes:
+    """Return a manifest's own bytes, as they came: of what a reference means, or meant at a time.
 
     Raises:
         NotFound: the reference means nothing here.
     """
     with database.read() as connection:
-        manifest_id, _ = resolve_in(connection, reference)
+        manifest_id, _ = resolve_in(connection, reference, at)
         of = sa.select(models.Manifest.content).where(models.Manifest.id == manifest_id)
         return connection.execute(of).scalar_one()
 

@@ -195,7 +195,13 @@ class BlobStore(Protocol):
         """Return what is known of an object, None if the store says there is none."""
 
     def delete(self, keys: Iterable[str]) -> None:
-        """Remove objects, durably. One that is not there is no error."""
+        """Remove objects, durably. One that is not there is no error.
+
+        Whether they are gone is for :meth:`stat` to say: a bucket may keep what it says it has deleted.
+
+        Raises:
+            StoreUnavailable: at least one may be there still; others may be gone.
+        """
 
     def walk(self) -> Iterator[ObjectInfo]:
         """List every object. An error in the middle raises: a listing is whole or it is none."""

@@ -105,7 +105,7 @@ def fill(settings: Settings, folder: Path) -> None:
         remove_content_of(writing, "empty")
         commit_one(writing, builder, plain, folder / "a", "removed", "x")
         change(writing.database, "UPDATE repositories SET state = 'deleted' WHERE name = 'removed'")
-        queue_snapshot(writing, "removed")
+        remove_content_of(writing, "removed")
         del builder.blobs[other["digest"]]
         commit_one(writing, builder, index, folder / "thin", "sparse", "s", sparse=True)
         heal_one(writing, builder, plain, folder / "a")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,10 +14,10 @@ from regmeta.app.repairing import plan_repair, repair
 from regmeta.app.verification import verify
 from regmeta.ingest.plan import Lifetimes
 from regmeta.ingest.tags import remove_tag, set_tag
+from regmeta.maintain.collect.plausible import ImplausibleLoss
 from regmeta.maintain.collect.sweep import sweep
 from regmeta.maintain.repair.run import Outcome
 from regmeta.maintain.verify.findings import Finding, Kind
-from regmeta.maintain.verify.plausible import ImplausibleLoss
 from regmeta.oci.digest import Digest
 from regmeta.settings import Settings
 from regmeta.store import new_key
@@ -47,6 +48,15 @@ class Damaged:
         database, store = open_parts(self.settings)
         try:
             change(database, statement, **values)
+        finally:
+            store.close()
+            database.close()
+
+    def rows(self, statement: str) -> list[tuple[Any, ...]]:
+        """Return what a statement selects."""
+        database, store = open_parts(self.settings)
+        try:
+            return rows(database, statement)
         finally:
             store.close()
             database.close()
@@ -273,6 +283,29 @@ def test_forgotten_garbage_is_queued(damaged: Damaged) -> None:
     assert_repaired(damaged, outcomes, Kind.TASK_MISSING)
 
 
+def test_manifest_that_was_deleted_and_is_needed_comes_back(damaged: Damaged) -> None:
+    damaged.sql("UPDATE manifests SET deleted_at = 1")
+    outcomes = damaged.repaired()
+    assert_repaired(damaged, outcomes, Kind.DELETED_IN_USE, Kind.SNAPSHOT_DRIFT, Kind.LAYOUT_DRIFT)
+
+
+def test_deleted_repository_with_tags_comes_back(damaged: Damaged) -> None:
+    damaged.sql("UPDATE repositories SET state = 'deleted' WHERE name = 'app'")
+    outcomes = damaged.repaired()
+    assert_repaired(damaged, outcomes, Kind.REPOSITORY_STATE, Kind.SNAPSHOT_DRIFT, Kind.LAYOUT_DRIFT)
+    assert damaged.rows("SELECT state, deleted_at FROM repositories") == [("active", None)]
+
+
+def test_repository_that_is_being_purged_is_left_and_its_purge_queued(damaged: Damaged) -> None:
+    damaged.sql("UPDATE repositories SET state = 'purging', deleted_at = 1 WHERE name = 'app'")
+    outcomes = damaged.repaired()
+    done = {outcome.finding.kind: outcome.is_repaired for outcome in outcomes}
+    assert (done[Kind.REPOSITORY_STATE], done[Kind.TASK_MISSING]) == (False, True)
+    assert ("repository",) in damaged.rows("SELECT kind FROM gc_tasks")
+    damaged.sql("UPDATE repositories SET state = 'active', deleted_at = NULL WHERE name = 'app'")
+    damaged.repaired()
+
+
 def test_lost_snapshot_and_layout_are_written_again(damaged: Damaged) -> None:
     store = Path(damaged.settings.store)
     for path in (store / "layouts" / "app").iterdir():
@@ -348,7 +381,7 @@ def test_object_that_was_away_heals_its_own_row_when_it_is_back(damaged: Damaged
 def test_store_that_is_not_all_there_marks_nothing(
     damaged: Damaged, writing: Writing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("regmeta.maintain.verify.plausible.FEW", 3)
+    monkeypatch.setattr("regmeta.maintain.collect.plausible.FEW_MISSING", 3)
     algorithms = Path(damaged.settings.store) / "blobs"
     (algorithms / "sha256").rename(algorithms.with_name("away"))
     with pytest.raises(ImplausibleLoss, match="is all of the store mounted"):
@@ -415,6 +448,8 @@ def test_wrong_media_type_in_a_row_is_taken_from_the_bytes(damaged: Damaged) -> 
 
 def test_deleted_repository_is_not_brought_back_by_a_repair(damaged: Damaged) -> None:
     damaged.sql("UPDATE repositories SET state = 'deleted'")
+    damaged.sql("UPDATE tags SET ended_at = started_at + 1 WHERE ended_at IS NULL")
+    damaged.sql("UPDATE manifests SET architecture = 'wrong'")
     damaged.repaired()
     database, store = open_parts(damaged.settings)
     assert scalar(database, "SELECT state FROM repositories") == "deleted"

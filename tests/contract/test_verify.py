@@ -22,7 +22,7 @@ from regmeta.store import new_key
 from tests.support.consistency import assert_consistent
 from tests.support.copies import forget_index
 from tests.support.postgres import Postgres
-from tests.support.registry import dump, open_parts, scalar, settings_of
+from tests.support.registry import dump, open_parts, rows, scalar, settings_of
 from tests.support.verified import Damaged, Rich, files_of, fill, kinds, spoil, verified
 
 FAR_US = 4_000_000_000_000_000  # [us] the year 2096
@@ -360,6 +360,41 @@ def blob_task_missing(at: Damaged) -> Found:
     return {("task-missing", str(lost))}
 
 
+def repository_task_missing(at: Damaged) -> Found:
+    at.sql("UPDATE repositories SET state = 'deleted', deleted_at = 1 WHERE name = 'docker'")
+    of = scalar(at.database, "SELECT id FROM repositories WHERE name = 'docker'")
+    at.sql("UPDATE tags SET ended_at = started_at + 1 WHERE repository_id = :of", of=of)
+    return {("task-missing", "docker"), ("snapshot-drift", "docker"), ("layout-drift", "docker")}
+
+
+def tagged_manifest_deleted(at: Damaged) -> Found:
+    number = scalar(at.database, "SELECT manifest_id FROM tags WHERE name = 'v1' AND ended_at IS NULL")
+    [(digest, name)] = rows(
+        at.database,
+        "SELECT m.digest, r.name FROM manifests m JOIN repositories r ON r.id = m.repository_id"
+        " WHERE m.id = :of",
+        of=number,
+    )
+    at.sql("UPDATE manifests SET deleted_at = 1 WHERE id = :of", of=number)
+    return {("deleted-in-use", f"{name}@{Digest.from_bytes(bytes(digest))}")}
+
+
+def listed_manifest_deleted(at: Damaged) -> Found:
+    [(number, digest, name)] = rows(
+        at.database,
+        "SELECT m.id, m.digest, r.name FROM manifests m JOIN repositories r ON r.id = m.repository_id"
+        " WHERE m.id = (SELECT min(child_id) FROM index_manifests)",
+    )
+    child = Digest.from_bytes(bytes(digest))
+    at.sql("UPDATE manifests SET deleted_at = 1 WHERE id = :of", of=number)
+    return {("deleted-in-use", f"{name}@{child}"), ("snapshot-drift", name), ("layout-drift", name)}
+
+
+def deleted_repository_with_tags(at: Damaged) -> Found:
+    at.sql("UPDATE repositories SET state = 'deleted' WHERE name = 'docker'")
+    return {("repository-state", "docker"), ("snapshot-drift", "docker"), ("layout-drift", "docker")}
+
+
 def snapshot_missing(at: Damaged) -> Found:
     shutil.rmtree(at.root / "layouts" / "docker")
     return {("snapshot-drift", "docker")}
@@ -445,7 +480,9 @@ CASES: dict[Kind, list[Damage]] = {
     Kind.FOREIGN_KEY: [foreign_key],
     Kind.ROW_INVALID: [name_invalid, tag_name_invalid],
     Kind.DATABASE_CORRUPT: [database_corrupt],
-    Kind.TASK_MISSING: [manifest_task_missing, blob_task_missing],
+    Kind.TASK_MISSING: [manifest_task_missing, blob_task_missing, repository_task_missing],
+    Kind.DELETED_IN_USE: [tagged_manifest_deleted, listed_manifest_deleted],
+    Kind.REPOSITORY_STATE: [deleted_repository_with_tags],
     Kind.SNAPSHOT_DRIFT: [
         snapshot_missing,
         snapshot_behind,
@@ -519,7 +556,7 @@ def test_what_needs_no_hashing_is_found_without_it(registry: Damaged) -> None:
 def test_nothing_is_written(registry: Damaged) -> None:
     for damage in (object_missing, manifest_rotten, intent_expired, label_wrong, layout_misstates):
         damage(registry)
-    rows, files = dump(registry.database), files_of(registry.root)
+    before, files = dump(registry.database), files_of(registry.root)
     assert len(registry.kinds()) == 5
-    assert dump(registry.database) == rows
+    assert dump(registry.database) == before
     assert files_of(registry.root) == files

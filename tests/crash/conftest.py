@@ -7,7 +7,10 @@ from collections.abc import Iterator
 import pytest
 
 from tests.crash.harness.places import Arena, arena
+from tests.support.aside import aside, opened, points_of_deletion
 from tests.support.postgres import Postgres
+
+__all__ = ["all_registries", "aside", "opened", "points_of_deletion", "registries"]
 
 
 @pytest.fixture(scope="session")

@@ -6,35 +6,26 @@ inside a transaction, others wait for it: on SQLite for the file, on PostgreSQL 
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing
+from contextlib import closing
 from dataclasses import replace
-from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from regmeta import failpoints
-from regmeta.app import Writing, backups, open_for_writing
+from regmeta.app import Writing, backups
 from regmeta.errors import IdentityMismatch, Locked, LostReservation, NotFound
-from regmeta.ingest import local_registry
 from regmeta.ingest.plan import Lifetimes
 from regmeta.ingest.tags import remove_tag, set_tag
-from regmeta.maintain.collect import dead_objects, hold
-from regmeta.maintain.collect.run import CollectReport, collect
+from regmeta.maintain.collect.run import collect
 from regmeta.maintain.collect.sweep import sweep
 from regmeta.maintain.rebuild.identity import switch
 from regmeta.maintain.rebuild.listing import list_snapshots
 from regmeta.maintain.recover import recover
 from regmeta.maintain.setup import check_identity
 from regmeta.settings import Settings
-from regmeta.store import filesystem
 from tests.builders import Json, LayoutBuilder, digest_of
-from tests.crash.harness.children import InlineExecutor
+from tests.support.aside import SWEPT, Freeze, Opened, assert_only_live_objects, run_collect
 from tests.support.registry import (
-    AT_ONCE,
     change,
     commit_one,
     counts,
@@ -47,116 +38,6 @@ from tests.support.registry import (
     source_of,
     tags,
 )
-
-HOUR = timedelta(hours=1)
-SWEPT = replace(AT_ONCE, max_upload=-HOUR)  # files have the store's clock
-WAIT_S = 60.0  # a thread that is not there by then never comes
-
-
-class Aside:
-    """Something that goes on in a thread of its own, and may stand still at a point."""
-
-    def __init__(self, body: Callable[[], Any], freeze_at: str | None = None) -> None:
-        self._freeze_at = freeze_at
-        self._arrived, self._let_go = threading.Event(), threading.Event()
-        self._result: Any = None
-        self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, args=(body,), daemon=True)
-
-    def start(self) -> None:
-        """Go on until it stands still, if it is to."""
-        self._thread.start()
-        if self._freeze_at is not None:
-            assert self._arrived.wait(WAIT_S)
-            assert self._thread.is_alive(), f"it never came to {self._freeze_at}: {self._error}"
-
-    def reach(self, point: str) -> None:
-        """Stand still, the first time that it is the point for that."""
-        if threading.current_thread() is self._thread and point == self._freeze_at:
-            self._freeze_at = None
-            self._arrived.set()
-            assert self._let_go.wait(WAIT_S)
-
-    def go_on(self) -> Any:
-        """Let it continue to its end; returns or raises what it does."""
-        self._let_go.set()
-        self._thread.join(WAIT_S)
-        assert not self._thread.is_alive()
-        if self._error is not None:
-            raise self._error
-        return self._result
-
-    def _run(self, body: Callable[[], Any]) -> None:
-        try:
-            self._result = body()
-        except BaseException as error:  # noqa: BLE001 - raised by ``go_on``
-            self._error = error
-        self._arrived.set()
-
-
-Freeze = Callable[[Callable[[], Any], str | None], Aside]
-Opened = Callable[..., Writing]
-
-
-@pytest.fixture
-def aside(monkeypatch: pytest.MonkeyPatch) -> Iterator[Freeze]:
-    """Run something in a thread that stands still at a point, or at none."""
-    for module in (local_registry, filesystem):  # points are reached in the thread that is to stand still
-        monkeypatch.setattr(module, "ThreadPoolExecutor", InlineExecutor)
-    started: list[Aside] = []
-
-    def start(body: Callable[[], Any], freeze_at: str | None) -> Aside:
-        found = Aside(body, freeze_at)
-        started.append(found)
-        found.start()
-        return found
-
-    def handler(point: str) -> None:
-        for each in list(started):
-            each.reach(point)
-
-    with failpoints.armed(handler):
-        yield start
-        for each in started:
-            each._let_go.set()
-            each._thread.join(WAIT_S)
-
-
-@pytest.fixture
-def opened(settings: Settings, aside: Freeze) -> Iterator[Opened]:
-    """Open the registry once more, as another process would."""
-    with ExitStack() as stack:
-        yield lambda lifetimes=AT_ONCE: stack.enter_context(open_for_writing(settings, lifetimes=lifetimes))
-
-
-@pytest.fixture
-def points_of_deletion(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make points of what is no durable step: the record is read again, an object is deleted."""
-    check, delete = hold.check_may_delete, filesystem.FilesystemStore.delete
-
-    def checked(*arguments: Any) -> None:
-        failpoints.reach("test.tombstones_read")
-        check(*arguments)
-
-    def deleted(*arguments: Any) -> None:
-        failpoints.reach("test.record_read")
-        delete(*arguments)
-
-    monkeypatch.setattr(dead_objects, "check_may_delete", checked)
-    monkeypatch.setattr(filesystem.FilesystemStore, "delete", deleted)
-
-
-def assert_only_live_objects(writing: Writing) -> None:
-    """Let everything that nobody needs go, and look whether anything that somebody needs went with it."""
-    collect(writing.writer, writing.store)
-    sweep(writing.database, writing.store, SWEPT)
-    collect(writing.writer, writing.store)
-    collect(writing.writer, writing.store)
-    assert set(objects(writing.store)) == keys_in(writing.database, "blobs")
-
-
-def run_collect(writing: Writing) -> CollectReport:
-    return collect(writing.writer, writing.store)
 
 
 def snapshots(writing: Writing) -> list[tuple[int, int]]:

@@ -20,6 +20,10 @@ from tests.support import derived, snapshot_check
 
 Row = dict[str, Any]
 
+_NOW_US = {
+    "sqlite": "SELECT CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER)",
+    "postgresql": "SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS BIGINT)",
+}
 _KEY = re.compile(r"(sha256|sha512)/([0-9a-f]{2})/\2[0-9a-f]+\.[0-9a-f]{32}")
 
 
@@ -75,6 +79,8 @@ class _Check:
             yield from self._manifest(number, row)
         yield from self._tags()
         yield from self._trees()
+        yield from self._deleted()
+        yield from self._queued()
         epoch = self.connection.execute(sa.text("SELECT epoch FROM store_identity")).scalar()
         outbox = self.rows("layout_outbox")
         yield from snapshot_check.findings(
@@ -267,6 +273,47 @@ class _Check:
                             waiting.append(edge["child_id"])
                         elif edge["blob_id"] not in self.blobs and edge["absence"] is None:
                             yield f"{where}: child {edge['position']} of {number} is nothing"
+
+    def _deleted(self) -> Iterator[str]:
+        """What is here names nothing that was deleted, and a deleted repository has no tags."""
+        gone = {number for number, row in self.manifests.items() if row["deleted_at"] is not None}
+        for tag in self.tags:
+            repository = self.repositories[tag["repository_id"]]
+            if tag["ended_at"] is None and tag["manifest_id"] in gone:
+                yield f"tag {repository['name']}:{tag['name']}: names a manifest that was deleted"
+            if tag["ended_at"] is None and repository["state"] != "active":
+                yield f"tag {repository['name']}:{tag['name']}: its repository is {repository['state']}"
+        for number, members in self.members.items():
+            for edge in members:
+                if number not in gone and edge["child_id"] in gone:
+                    digest = derived.text(self.manifests[number]["digest"])
+                    yield f"manifest {digest}: child {edge['position']} was deleted"
+        for row in self.repositories.values():
+            if row["state"] == "active" and row["deleted_at"] is not None:
+                yield f"repository {row['name']}: is active, and was deleted at {row['deleted_at']}"
+
+    def _queued(self) -> Iterator[str]:
+        """Whatever nothing refers to is leased, or a task of the collector is about it (T44)."""
+        tasks = {(row["kind"], row["target_id"]) for row in self.rows("gc_tasks")}
+        now = self.connection.execute(sa.text(_NOW_US[self.connection.dialect.name])).scalar_one()
+        tagged = {tag["manifest_id"] for tag in self.tags if tag["ended_at"] is None}
+        members = [edge for some in self.members.values() for edge in some]
+        listed = {edge["child_id"] for edge in members}
+        here = {(row["repository_id"], row["digest"]) for row in self.manifests.values()}
+        for number, row in self.manifests.items():
+            refers = row["deleted_at"] is None and (row["repository_id"], row["subject_digest"]) in here
+            is_kept = number in tagged or number in listed or refers or row["lease_until"] >= now
+            if not is_kept and ("manifest", number) not in tasks:
+                yield f"manifest {derived.text(row['digest'])}: nothing keeps it, and no task is about it"
+        named = {row["blob_id"] for row in self.manifests.values()} | {edge["blob_id"] for edge in members}
+        named |= {edge["blob_id"] for some in self.edges.values() for edge in some}
+        for number, row in self.blobs.items():
+            if number not in named and row["lease_until"] < now and ("blob", number) not in tasks:
+                yield f"blob {derived.text(row['digest'])}: nothing names it, and no task is about it"
+        for number, row in self.repositories.items():
+            is_full = row["state"] == "purging" or (row["state"] == "deleted" and row["deleted_at"])
+            if is_full and ("repository", number) not in tasks:
+                yield f"repository {row['name']}: is {row['state']}, and no task will empty it"
 
     def _staging(self) -> Iterator[str]:
         for lock in (self.root / "staging").glob("*/lock"):

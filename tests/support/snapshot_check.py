@@ -42,8 +42,16 @@ def findings(
         newest = max(versions, default=None)
         if newest is None or newest != (epoch, row["revision"]):
             yield f"{where}: newest snapshot is {newest}, the row is at {(epoch, row['revision'])}"
-        elif _listed(versions[newest]) != _expected(number, manifests, live):
+        elif _state(versions[newest]) != row["state"]:
+            yield f"{where}: the newest snapshot says it is {_state(versions[newest])}"
+        elif _listed(versions[newest]) != (
+            _expected(number, manifests, live) if row["state"] == "active" else []
+        ):
             yield f"{where}: the newest snapshot lists something else than the rows"
+
+
+def _state(path: Path) -> str:
+    return str(json.loads(path.read_bytes())["annotations"]["io.regmeta.state"])
 
 
 def _listed(path: Path) -> list[Entry]:
@@ -60,7 +68,7 @@ def _expected(repository_id: int, manifests: Mapping[int, Row], live: Iterable[R
     untagged = [
         (None, number)
         for number, row in sorted(manifests.items())
-        if row["repository_id"] == repository_id and number not in tagged
+        if row["repository_id"] == repository_id and number not in tagged and row["deleted_at"] is None
     ]
     missing = {"digest": b"\1", "media_type": "", "size_bytes": -1}
     found = []

@@ -3,6 +3,8 @@
 ===============  =====================================================  ===============================
 step             durable effect                                         a crash right after leaves
 ===============  =====================================================  ===============================
+``purge``        many transactions: a repository that was deleted is    a repository that takes no
+                 emptied in pieces                                      push; the next run goes on
 ``manifests``    one transaction under the repository's lock: dead      objects with a tombstone, and a
                  manifests, their edges, links and blobs are gone;      snapshot that is behind
                  tombstones, tasks for what they referred to, events,
@@ -12,6 +14,9 @@ delete objects   the objects of due tombstones are gone; then a         tombston
                  transaction says so
 drop             much later: deleted once more, the tombstone dropped   --
 ``sweep``        tombstones for objects that no row knows               objects with a tombstone
+``reconcile``    tasks for garbage that no task is about                some of the tasks
+after a failure  in a transaction of its own: when it is tried again,   nothing: the next run finds it
+                 or until when nobody asks the store                    out again
 ===============  =====================================================  ===============================
 
 What a crash leaves is done by the next run.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -24,28 +24,58 @@ TICK: Final = timedelta(milliseconds=2)  # later than now by either database's c
 
 _ids: Final[Any] = sa.bindparam("ids", expanding=True)
 _repositories: Final[Any] = sa.bindparam("repositories", expanding=True)
-_UNLINK: Final = (
-    sa.delete(RepositoryBlob)
-    .where(
-        RepositoryBlob.repository_id.in_(_repositories),
-        RepositoryBlob.blob_id.in_(_ids),
-        # A mount is one row, and lives for as long as a lease without a manifest that names the blob.
-        RepositoryBlob.linked_at <= sa.bindparam("before"),
-        ~sa.exists().where(
-            Manifest.repository_id == RepositoryBlob.repository_id, Manifest.blob_id == RepositoryBlob.blob_id
-        ),
-        ~sa.exists().where(
-            ManifestBlob.blob_id == RepositoryBlob.blob_id,
-            ManifestBlob.manifest_id == Manifest.id,
-            Manifest.repository_id == RepositoryBlob.repository_id,
-        ),
-        ~sa.exists().where(
-            IndexMember.blob_id == RepositoryBlob.blob_id,
-            IndexMember.index_id == Manifest.id,
-            Manifest.repository_id == RepositoryBlob.repository_id,
+
+
+def _unlink(is_held: sa.ColumnElement[bool]) -> Any:
+    return (
+        sa.delete(RepositoryBlob)
+        .where(
+            RepositoryBlob.repository_id.in_(_repositories),
+            RepositoryBlob.blob_id.in_(_ids),
+            # A mount is one row, and lives for as long as a lease without a manifest that names the blob.
+            RepositoryBlob.linked_at <= sa.bindparam("before"),
+            ~sa.exists().where(
+                Manifest.repository_id == RepositoryBlob.repository_id,
+                Manifest.blob_id == RepositoryBlob.blob_id,
+            ),
+            ~is_held,
+            ~sa.exists().where(
+                IndexMember.blob_id == RepositoryBlob.blob_id,
+                IndexMember.index_id == Manifest.id,
+                Manifest.repository_id == RepositoryBlob.repository_id,
+            ),
+        )
+        .returning(RepositoryBlob.repository_id)
+    )
+
+
+# Of a base layer there may be a million holders in other repositories: to look through them for one of this
+# repository would cost more the larger the registry is. So there it goes through the repository's manifests.
+POPULAR_HOLDERS: Final = 100
+_POPULAR: Final = sa.select(Blob.id).where(
+    Blob.id.in_(_ids),
+    sa.select(ManifestBlob.manifest_id)
+    .where(ManifestBlob.blob_id == Blob.id)
+    .order_by(ManifestBlob.manifest_id)
+    .limit(1)
+    .offset(POPULAR_HOLDERS)
+    .scalar_subquery()
+    .is_not(None),
+)
+_UNLINK: Final = _unlink(
+    sa.exists().where(
+        ManifestBlob.blob_id == RepositoryBlob.blob_id,
+        ManifestBlob.manifest_id == Manifest.id,
+        Manifest.repository_id == RepositoryBlob.repository_id,
+    )
+)
+_UNLINK_POPULAR: Final = _unlink(
+    sa.exists().where(
+        Manifest.repository_id == RepositoryBlob.repository_id,
+        sa.exists().where(
+            ManifestBlob.manifest_id == Manifest.id, ManifestBlob.blob_id == RepositoryBlob.blob_id
         ),
     )
-    .returning(RepositoryBlob.repository_id)
 )
 _LOCK_BLOBS: Final = (
     sa.select(Blob.id)
@@ -82,8 +112,12 @@ def unlink_blobs(
     """
     changed: set[int] = set()
     for some in chunks(blob_ids):
-        parameters: dict[str, Any] = {"repositories": repository_ids, "ids": some, "before": before}
-        changed.update(connection.execute(_UNLINK, parameters).scalars())
+        popular = set(connection.execute(_POPULAR, {"ids": some}).scalars())
+        rare = [number for number in some if number not in popular]
+        for statement, ids in ((_UNLINK, rare), (_UNLINK_POPULAR, sorted(popular))):
+            if ids:
+                parameters: dict[str, Any] = {"repositories": repository_ids, "ids": ids, "before": before}
+                changed.update(connection.execute(statement, parameters).scalars())
     return changed
 
 
@@ -120,6 +154,7 @@ class CollectedBlobs:
     targets: frozenset[int]  # blobs that were looked at
     blobs: int
     repositories: frozenset[int]  # that lost access to one
+    failed: Mapping[int, str]  # ids of tasks, and why
 
 
 def collect_blobs(
@@ -127,9 +162,17 @@ def collect_blobs(
 ) -> CollectedBlobs:
     """Work off tasks for blobs that were due at *due_at*."""
     change = Change(db.stamp(connection), actor, uuid4())
-    now = change.stamp.now
     claimed = tasks.claim_blobs(connection, due_at)
-    blob_ids = sorted(claimed)
+    done, failed = tasks.apart(connection, claimed, lambda some: _work(connection, change, some, lifetimes))
+    changed = frozenset(repository_id for _, changed in done for repository_id in changed)
+    return CollectedBlobs(frozenset(claimed), sum(blobs for blobs, _ in done), changed, failed)
+
+
+def _work(
+    connection: Connection, change: Change, claimed: Mapping[int, int], lifetimes: Lifetimes
+) -> tuple[int, set[int]]:
+    """Decide about the targets of some tasks; returns how many went, and which repositories lost one."""
+    now, blob_ids = change.stamp.now, sorted(claimed)
     # Before new tasks for the same blobs are written.
     tasks.settle(connection, list(claimed.values()), {})
     changed: set[int] = set()
@@ -141,4 +184,4 @@ def collect_blobs(
     for repository_id in sorted(changed):
         queue_snapshot(connection, repository_id)
     blobs = delete_blobs(connection, change, blob_ids, lifetimes)
-    return CollectedBlobs(frozenset(claimed), blobs, frozenset(changed))
+    return blobs, changed

@@ -3,13 +3,16 @@
 A process that was frozen may still write a key whose object has been deleted already. So a tombstone stands
 until no upload can be that old, and its key is deleted once more then; what appears later still is found by
 the sweep.
+
+A store that answers "done" is not believed: each key is looked at again, and only what is gone is counted.
+No transaction is open while the store is asked.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final
 
@@ -20,68 +23,112 @@ from regmeta.db import Database
 from regmeta.errors import StoreUnavailable
 from regmeta.ingest.plan import Lifetimes
 from regmeta.ingest.retry import retried
+from regmeta.maintain.collect.backoff import back_off, in_short
 from regmeta.maintain.collect.hold import check_may_delete
+from regmeta.maintain.collect.pause import pause, pausing, resume
 from regmeta.models import Tombstone
+from regmeta.models.machinery import DEAD_AFTER
 from regmeta.store import BlobStore
 
 CHUNK_OBJECTS: Final = 500
-MANY_FAILURES: Final = 20
+MANY_FAILURES: Final = 20  # in a row: the store is away
 
 _log = logging.getLogger(__name__)
 
+IS_DUE: Final = sa.and_(
+    Tombstone.deleted_at.is_(None),
+    Tombstone.not_before <= sa.bindparam("now"),
+    Tombstone.attempts < DEAD_AFTER,
+)
+"""Of a tombstone: its object is to be deleted now."""
 _SOME: Final = (
-    sa.select(Tombstone.id, Tombstone.key, Tombstone.size_bytes)
+    sa.select(Tombstone.id, Tombstone.key)
     .where(Tombstone.id > sa.bindparam("after"))
     .order_by(Tombstone.id)
     .limit(CHUNK_OBJECTS)
 )
-_DUE: Final = _SOME.where(Tombstone.deleted_at.is_(None), Tombstone.not_before <= sa.bindparam("now"))
-_OVER: Final = _SOME.where(Tombstone.deleted_at.is_not(None), Tombstone.drop_after <= sa.bindparam("now"))
+_DUE: Final = _SOME.where(IS_DUE)
+_OVER: Final = _SOME.where(
+    Tombstone.deleted_at.is_not(None),
+    Tombstone.drop_after <= sa.bindparam("now"),
+    Tombstone.attempts < DEAD_AFTER,
+)
 _ids: Final[Any] = sa.bindparam("ids", expanding=True)
+# Each collector counts what it was the one to note: two that deleted the same object count it once.
 _DELETED: Final = (
     sa.update(Tombstone)
     .where(Tombstone.id.in_(_ids), Tombstone.deleted_at.is_(None))
-    .values(deleted_at=sa.bindparam("now"), drop_after=sa.bindparam("until"), last_error=None)
+    .values(deleted_at=sa.bindparam("now"), drop_after=sa.bindparam("until"), attempts=0, last_error=None)
+    .returning(Tombstone.size_bytes)
+)
+_DROP: Final = (
+    sa.delete(Tombstone)
+    .where(Tombstone.id.in_(_ids), Tombstone.deleted_at.is_not(None))
+    .returning(Tombstone.id)
+)
+_LOCK: Final = (
+    sa.select(
+        Tombstone.id, Tombstone.attempts, Tombstone.deleted_at, Tombstone.not_before, Tombstone.drop_after
+    )
+    .where(Tombstone.id.in_(_ids))
+    .order_by(Tombstone.id)
+    .with_for_update()
 )
 _FAILED: Final = (
     sa.update(Tombstone)
-    .where(Tombstone.id.in_(_ids))
-    .values(attempts=Tombstone.attempts + 1, last_error=sa.bindparam("error"))
+    .where(Tombstone.id == sa.bindparam("of"))
+    .values(
+        attempts=sa.bindparam("so_often"),
+        last_error=sa.bindparam("error"),
+        not_before=sa.bindparam("first"),
+        drop_after=sa.bindparam("second"),
+    )
 )
-_DROP: Final = sa.delete(Tombstone).where(Tombstone.id.in_(_ids))
 
 
 @dataclass(slots=True)
 class DeadObjects:
     """What became of dead objects."""
 
-    deleted: int = 0
+    deleted: int = 0  # confirmed: the store was asked again
     size_bytes: int = 0  # of those whose size is known
     forgotten: int = 0
+    failures: list[str] = field(default_factory=list)  # objects that are there still, and why
 
 
-def delete_dead_objects(database: Database, store: BlobStore, lifetimes: Lifetimes) -> DeadObjects:
+def delete_dead_objects(
+    database: Database,
+    store: BlobStore,
+    lifetimes: Lifetimes,
+    *,
+    is_stopped: Callable[[], bool] = lambda: False,
+    advanced: Callable[[int], None] = lambda _: None,
+) -> DeadObjects:
     """Delete the objects of tombstones that are due, and drop tombstones that are over.
 
-    Safe beside anything: a key with a tombstone is named by no row and never will be (I5).
+    Safe beside anything: a key with a tombstone is named by no row and never will be (I5). One object that
+    cannot be deleted keeps no other from going; it is noted, reported, and tried again later. *is_stopped*
+    is asked between batches; *advanced* is told how many objects were worked on.
 
     Raises:
         IdentityMismatch, CollectionHeld: nothing may be deleted now.
-        StoreUnavailable: the store did not delete; noted in the rows, and tried again by the next run.
+        CollectionPaused: the store gave many errors in a row, now or a short time ago. What was deleted is.
     """
     report = DeadObjects()
-    failed: list[str] = []
-    for rows in _chunks(database, _DUE):
-        gone = _delete(database, store, rows, failed)
-        retried(partial(_note_deleted, database, gone, lifetimes))
-        report.deleted += len(gone)
-        report.size_bytes += sum(row.size_bytes or 0 for row in gone)
-    for rows in _chunks(database, _OVER):
-        gone = _delete(database, store, rows, failed)
-        retried(partial(_drop, database, gone))
-        report.forgotten += len(gone)
-    if failed:
-        raise StoreUnavailable(f"{len(failed)} dead objects could not be deleted, first: {failed[0]}")
+    deletion = _Deletion(database, store, report)
+    for statement in (_DUE, _OVER):
+        for rows in _chunks(database, statement):
+            if is_stopped():
+                return report
+            gone, errors = deletion.delete(rows)
+            if gone and statement is _DUE:
+                sizes = retried(partial(_note_deleted, database, gone, lifetimes))
+                report.deleted += len(sizes)
+                report.size_bytes += sum(size or 0 for size in sizes)
+            elif gone:
+                report.forgotten += retried(partial(_drop, database, gone))
+            deletion.note(gone, errors)
+            advanced(len(rows))
     return report
 
 
@@ -97,46 +144,97 @@ def _chunks(database: Database, statement: Any) -> Iterator[Sequence[Any]]:
         after = rows[-1].id
 
 
-def _delete(database: Database, store: BlobStore, rows: Sequence[Any], failed: list[str]) -> Sequence[Any]:
-    """Delete the objects of some tombstones; returns those that are gone, and adds to *failed*.
+class _Deletion:
+    """Deletes objects, and counts how often in a row the store did not do it."""
 
-    One that cannot be deleted keeps no other from going; many in a row are a store that is away.
-    """
-    check_may_delete(database, store)
-    try:
-        store.delete([row.key for row in rows])
-        return rows
-    except StoreUnavailable as error:
-        _log.info("deleting one by one: %s", error)
-    gone: list[Any] = []
-    in_a_row = 0
-    for row in rows:
+    def __init__(self, database: Database, store: BlobStore, report: DeadObjects) -> None:
+        self._database = database
+        self._store = store
+        self._report = report
+        self._in_a_row = 0
+
+    def delete(self, rows: Sequence[Any]) -> tuple[list[int], dict[int, str]]:
+        """Delete the objects of some tombstones; returns the ids of those that are gone, and why not.
+
+        After many failures in a row the rest is in neither.
+        """
+        with pausing(self._database):
+            check_may_delete(self._database, self._store)
+        each = [[row.key] for row in rows]
         try:
-            store.delete([row.key])
+            self._store.delete([row.key for row in rows])
+            each = [[] for _ in rows]
         except StoreUnavailable as error:
-            retried(partial(_note_failed, database, row, str(error)))
-            failed.append(str(error))
-            in_a_row += 1
-            if in_a_row >= MANY_FAILURES:
-                raise
-        else:
-            gone.append(row)
-            in_a_row = 0
-    return gone
+            _log.info("deleting one by one: %s", error)
+        gone: list[int] = []
+        errors: dict[int, str] = {}
+        for row, keys in zip(rows, each, strict=True):
+            why_not = self._why_not(row.key, keys)
+            if why_not is None:
+                gone.append(row.id)
+                self._in_a_row = 0
+                continue
+            errors[row.id] = why_not
+            self._in_a_row += 1
+            if self._in_a_row >= MANY_FAILURES:
+                break
+        return gone, errors
+
+    def _why_not(self, key: str, keys: Sequence[str]) -> str | None:
+        """Delete *keys*, and look whether *key* is gone; None if it is."""
+        try:
+            if keys:
+                self._store.delete(keys)
+            if self._store.stat(key) is not None:
+                return f"{self._store.location}: {key} was deleted without an error, and is still there"
+        except StoreUnavailable as error:
+            return str(error)
+        return None
+
+    def note(self, gone: Collection[int], errors: Mapping[int, str]) -> None:
+        """Write down what failed, in a transaction of its own, and whether the store is to be left alone.
+
+        Raises:
+            CollectionPaused: it is.
+        """
+        if errors:
+            retried(partial(_note_failed, self._database, errors))
+            self._report.failures += errors.values()
+        elif gone:
+            resume(self._database)
+        if self._in_a_row >= MANY_FAILURES:
+            *_, last = errors.values()
+            raise pause(self._database, f"{self._in_a_row} errors in a row, last: {last}")
 
 
-def _note_deleted(database: Database, rows: Sequence[Any], lifetimes: Lifetimes) -> None:
+def _note_deleted(database: Database, ids: Sequence[int], lifetimes: Lifetimes) -> Sequence[int | None]:
     with database.transaction("objects_deleted") as connection:
         now = db.clock(connection)
-        parameters = {"ids": [row.id for row in rows], "now": now, "until": now + lifetimes.max_upload}
-        connection.execute(_DELETED, parameters)
+        parameters = {"ids": ids, "now": now, "until": now + lifetimes.max_upload}
+        return connection.execute(_DELETED, parameters).scalars().all()
 
 
-def _note_failed(database: Database, row: Any, error: str) -> None:
+def _note_failed(database: Database, errors: Mapping[int, str]) -> None:
     with database.transaction("objects_not_deleted") as connection:
-        connection.execute(_FAILED, {"ids": [row.id], "error": error})
+        now = db.clock(connection)
+        noted = []
+        for row in connection.execute(_LOCK, {"ids": list(errors)}):
+            until = now + back_off(row.attempts + 1)
+            is_first = row.deleted_at is None
+            if (row.not_before if is_first else row.drop_after) <= now:  # not noted by another just now
+                noted.append(
+                    {
+                        "of": row.id,
+                        "so_often": row.attempts + 1,
+                        "error": in_short(errors[row.id]),
+                        "first": until if is_first else row.not_before,
+                        "second": row.drop_after if is_first else until,
+                    }
+                )
+        if noted:
+            connection.execute(_FAILED, noted)
 
 
-def _drop(database: Database, rows: Sequence[Any]) -> None:
+def _drop(database: Database, ids: Sequence[int]) -> int:
     with database.transaction("tombstones_dropped") as connection:
-        connection.execute(_DROP, {"ids": [row.id for row in rows]})
+        return len(connection.execute(_DROP, {"ids": ids}).all())

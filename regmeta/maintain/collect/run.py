@@ -3,36 +3,49 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
-from typing import Final
-
-import sqlalchemy as sa
+from typing import Protocol
 
 from regmeta import db
-from regmeta.errors import Error, Locked, Unavailable
+from regmeta.errors import Error, Refused, Unavailable
 from regmeta.ingest.retry import retried
 from regmeta.ingest.unit_of_work import Writer
+from regmeta.maintain.collect import due, tasks
 from regmeta.maintain.collect.blobs import CollectedBlobs, collect_blobs
 from regmeta.maintain.collect.dead_objects import DeadObjects, delete_dead_objects
-from regmeta.maintain.collect.hold import check_not_held
+from regmeta.maintain.collect.hold import check_may_delete, check_not_held
 from regmeta.maintain.collect.manifests import Collected, collect_manifests
-from regmeta.models import GcTask
+from regmeta.maintain.collect.older import SOME_SNAPSHOTS, check_not_older
+from regmeta.maintain.collect.pause import pausing
+from regmeta.maintain.collect.purge import purge
+from regmeta.maintain.collect.terms import Terms
+from regmeta.query.collection import targets_of
 from regmeta.store import BlobStore
 
 _log = logging.getLogger(__name__)
 
-_DUE_REPOSITORIES: Final = (
-    sa.select(GcTask.repository_id)
-    .where(
-        GcTask.kind == "manifest",
-        GcTask.not_before <= sa.bindparam("now"),
-        GcTask.repository_id.is_not(None),
-    )
-    .distinct()
-    .order_by(GcTask.repository_id)
-)
+
+class Progress(Protocol):
+    """Who is told how a collection gets on."""
+
+    def began(self, what: str, total: int | None) -> None:
+        """A pass begins, of about so many steps."""
+
+    def advanced(self, steps: int) -> None:
+        """Steps were taken."""
+
+
+class NoProgress:
+    """Tells nobody."""
+
+    def began(self, what: str, total: int | None) -> None:
+        """Ignore it."""
+
+    def advanced(self, steps: int) -> None:
+        """Ignore it."""
 
 
 @dataclass(slots=True)
@@ -40,76 +53,163 @@ class CollectReport:
     """What was collected."""
 
     tasks: int = 0
+    repositories: int = 0  # that were deleted, and are empty now
     manifests: int = 0
     blobs: int = 0
     objects: DeadObjects = field(default_factory=DeadObjects)
-    failures: list[str] = field(default_factory=list)  # repositories that could not be collected, and why
+    failures: list[str] = field(default_factory=list)  # what could not be collected, and why
+    dead_letters: int = 0  # what has failed too often, and waits for a person
 
 
-def collect(writer: Writer, store: BlobStore) -> CollectReport:
+def collect(
+    writer: Writer,
+    store: BlobStore,
+    terms: Terms | None = None,
+    *,
+    is_stopped: Callable[[], bool] = lambda: False,
+    progress: Progress | None = None,
+) -> CollectReport:
     """Work off all tasks that are due, then delete the objects of due tombstones.
 
-    Safe beside any number of writers and other collectors; may be stopped at any point and run again.
+    Safe beside any number of writers and other collectors; may be stopped at any point and run again. What
+    fails alone is noted, reported and tried again later, and keeps nothing else from being collected.
+    *is_stopped* is asked between batches; then what is done is reported.
 
     Raises:
         CollectionHeld, IdentityMismatch: nothing may be deleted now.
+        DatabaseIsOlder: the store knows later revisions than the rows.
+        CollectionPaused: the store gave many errors, now or a short time ago.
         Unavailable, Locked: the store or the database did not do it; the next run does the rest.
     """
-    check_not_held(writer.database)
-    report = CollectReport()
-    _collect_rows(writer, report)
-    report.objects = delete_dead_objects(writer.database, store, writer.lifetimes)
-    return report
+    run = _Run(writer, terms or Terms(writer.lifetimes), is_stopped, progress or NoProgress())
+    with pausing(writer.database):
+        check_may_delete(writer.database, store)
+        check_not_older(writer.database, store, at_most=SOME_SNAPSHOTS)
+    try:
+        run.collect_rows()
+    finally:
+        run.flush_snapshots()
+    run.progress.began("objects", None)
+    run.report.objects = delete_dead_objects(
+        writer.database,
+        store,
+        run.terms.lifetimes,
+        is_stopped=is_stopped,
+        advanced=run.progress.advanced,
+    )
+    run.report.dead_letters = due.count_dead_letters(writer.database)
+    return run.report
 
 
-def _collect_rows(writer: Writer, report: CollectReport) -> None:
-    touched: set[int] = set()
-    busy: set[int] = set()
-    while due := [number for number in _due(writer) if number not in busy]:
-        for repository_id in due:
+class _Run:
+    def __init__(
+        self, writer: Writer, terms: Terms, is_stopped: Callable[[], bool], progress: Progress
+    ) -> None:
+        self.report = CollectReport()
+        self.terms = terms
+        self.progress = progress
+        self._writer = writer
+        self._is_stopped = is_stopped
+        self._touched: set[int] = set()
+
+    def collect_rows(self) -> None:
+        self.progress.began("tasks", due.count_due(self._writer.database))
+        if self._one_pass():  # by now they may not be busy any more
+            self._one_pass()
+
+    def _one_pass(self) -> bool:
+        """Work off all tasks; tells whether another process was at some of them."""
+        busy = self._all_repositories()
+        busy |= self._all_manifests()
+        self._all_blobs()
+        return busy
+
+    def flush_snapshots(self) -> None:
+        for repository_id in sorted(self._touched):
+            self._writer.snapshots.flush_quietly(repository_id, now=True)
+
+    def _may_go_on(self) -> bool:
+        """Ask before each batch."""
+        if self._is_stopped():
+            return False
+        check_not_held(self._writer.database)
+        return True
+
+    def _all_repositories(self) -> bool:
+        """Empty those that were deleted longer ago than can be undone; tells whether another was at one."""
+        busy = False
+        for repository_id, task in due.repositories_to_purge(self._writer.database).items():
+            if not self._may_go_on():
+                return False
             try:
-                done = retried(partial(_one_repository, writer, repository_id))
-            except (Unavailable, Locked):
+                done = purge(self._writer, repository_id, may_go_on=self._may_go_on)
+            except (Unavailable, Refused):  # this is not about one row
                 raise
             except Error as error:
-                # A row that regmeta never writes must not stop the collection of all other repositories.
-                report.failures.append(f"repository {repository_id}: {error}")
-                done = None
-            if done is None or not done.tasks:
-                busy.add(repository_id)  # another collector, or a writer, is at it: not in this run
+                self._count(1, 0, {task: str(error)})
                 continue
-            report.tasks += done.tasks
-            report.manifests += done.manifests
-            report.blobs += done.blobs
+            if done is None:
+                busy = True
+                continue
+            self._count(1, done.blobs, {})
+            self.report.manifests += done.manifests
+            self.report.repositories += done.is_empty
+        return busy
+
+    def _all_manifests(self) -> bool:
+        """Go on until nothing is due; tells whether another process was at a repository."""
+        passed_over: set[int] = set()
+        busy = False
+        while found := set(due.repositories_with_manifests(self._writer.database)) - passed_over:
+            for repository_id in sorted(found):
+                if not self._may_go_on():
+                    return False
+                done = self._one_repository(repository_id)
+                busy |= done is None
+                if done is None or len(done.failed) == done.tasks:  # nothing, or all of it in vain
+                    passed_over.add(repository_id)
+        return busy
+
+    def _one_repository(self, repository_id: int) -> Collected | None:
+        done = retried(partial(self._manifest_tasks, repository_id))
+        if done is not None:
+            self._count(done.tasks, done.blobs, done.failed)
+            self.report.manifests += done.manifests
             if done.manifests:
-                touched.add(repository_id)
-    # What this run puts off is not looked at again by it.
-    with writer.database.read() as connection:
-        began_at = db.clock(connection)
-    seen: set[int] = set()
-    while True:
-        found = retried(partial(_blob_tasks, writer, began_at))
-        report.tasks += len(found.targets)
-        report.blobs += found.blobs
-        touched |= found.repositories
-        if found.targets <= seen:  # none, or put off by a clock that was set back
-            break
-        seen |= found.targets
-    for repository_id in sorted(touched):
-        writer.snapshots.flush_quietly(repository_id, now=True)
+                self._touched.add(repository_id)
+        return done
 
+    def _all_blobs(self) -> None:
+        # What this run puts off is not looked at again by it.
+        with self._writer.database.read() as connection:
+            began_at = db.clock(connection)
+        seen: set[int] = set()
+        while self._may_go_on():
+            found = retried(partial(self._blob_tasks, began_at))
+            self._count(len(found.targets), found.blobs, found.failed)
+            self._touched |= found.repositories
+            if found.targets <= seen:  # none, or put off by a clock that was set back
+                break
+            seen |= found.targets
 
-def _due(writer: Writer) -> list[int]:
-    with writer.database.read() as connection:
-        found = connection.execute(_DUE_REPOSITORIES, {"now": db.clock(connection)}).scalars()
-        return [number for number in found if number is not None]
+    def _named(self, failed: Mapping[int, str]) -> list[str]:
+        if not failed:
+            return []
+        with self._writer.database.read() as connection:
+            names = targets_of(connection, failed)
+        return [f"{names.get(task, f'task {task}')}: {why}" for task, why in sorted(failed.items())]
 
+    def _count(self, worked_on: int, blobs: int, failed: Mapping[int, str]) -> None:
+        tasks.note_failed(self._writer.database, failed)
+        self.report.tasks += worked_on
+        self.report.blobs += blobs
+        self.report.failures += self._named(failed)
+        self.progress.advanced(worked_on)
 
-def _one_repository(writer: Writer, repository_id: int) -> Collected | None:
-    with writer.database.transaction("collect") as connection:
-        return collect_manifests(connection, repository_id, writer.actor, writer.lifetimes)
+    def _manifest_tasks(self, repository_id: int) -> Collected | None:
+        with self._writer.database.transaction("collect") as connection:
+            return collect_manifests(connection, repository_id, self._writer.actor, self.terms)
 
-
-def _blob_tasks(writer: Writer, due_at: datetime) -> CollectedBlobs:
-    with writer.database.transaction("collect_blobs") as connection:
-        return collect_blobs(connection, due_at, writer.actor, writer.lifetimes)
+    def _blob_tasks(self, due_at: datetime) -> CollectedBlobs:
+        with self._writer.database.transaction("collect_blobs") as connection:
+            return collect_blobs(connection, due_at, self._writer.actor, self.terms.lifetimes)

@@ -17,24 +17,20 @@ import sqlalchemy as sa
 
 from regmeta import db
 from regmeta.db import Database
-from regmeta.errors import Refused
+from regmeta.errors import StoreUnavailable
 from regmeta.ingest.adopt import lock_adoption, named_keys
 from regmeta.ingest.plan import Lifetimes
 from regmeta.ingest.reserve import bury_sized
 from regmeta.ingest.retry import retried
 from regmeta.maintain.collect.hold import check_may_delete
+from regmeta.maintain.collect.older import check_not_older
+from regmeta.maintain.collect.plausible import check_loss, check_share
 from regmeta.models import Blob
 from regmeta.store import BlobStore, ObjectInfo, digest_of_key
 
 CHUNK_OBJECTS: Final = 500
-FEW_OBJECTS: Final = 1000  # up to here any share is plausible
-PLAUSIBLE_SHARE: Final = 0.2
 
-
-class ImplausibleShare(Refused):
-    """Too many objects would be given up at once: the database is rather the wrong one, or old."""
-
-
+_LIVE: Final = sa.select(sa.func.count()).select_from(Blob).where(Blob.state == "live")
 _DAMAGED: Final = sa.select(Blob.digest).where(
     Blob.digest.in_(sa.bindparam("digests", expanding=True)), Blob.state == "damaged"
 )
@@ -59,10 +55,15 @@ def sweep(database: Database, store: BlobStore, lifetimes: Lifetimes, *, force: 
     Raises:
         ImplausibleShare: more than a fifth of more than 1,000 objects are unknown, and not *force*;
             nothing has happened.
+        ImplausibleLoss: the listing shows less than half of the objects that are to be there.
+        DatabaseIsOlder: the store knows later revisions than the rows; nothing has happened.
         IdentityMismatch, CollectionHeld: nothing may be deleted now.
-        StoreUnavailable: the listing failed; nothing has happened.
+        StoreUnavailable: the listing failed, or it is empty and cannot be; nothing has happened.
     """
     check_may_delete(database, store)
+    check_not_older(database, store)
+    with database.read() as connection:
+        live = connection.execute(_LIVE).scalar_one()
     before_s = time.time() - lifetimes.max_upload.total_seconds()
     objects, unknown = 0, []
     for some in _chunks(store.walk()):
@@ -71,11 +72,14 @@ def sweep(database: Database, store: BlobStore, lifetimes: Lifetimes, *, force: 
             named = named_keys(connection, [info.key for info in some])
         unknown += [info for info in some if info.key not in named]
     old = [info for info in unknown if info.modified_s <= before_s]
-    if not force and objects > FEW_OBJECTS and len(old) > PLAUSIBLE_SHARE * objects:
-        raise ImplausibleShare(
-            f"{store.location}: {len(old)} of {objects} objects are in no table of {database.location};"
-            " is it the right one?"
+    if live and not objects:
+        raise StoreUnavailable(
+            f"{store.location} lists no object, the rows name {live}: is all of it mounted?"
         )
+    check_loss(live - (objects - len(unknown)), live, "Nothing is given up.")
+    if not force:
+        message = f"objects of {store.location} are in no table of {database.location}; is it the right one?"
+        check_share(len(old), objects, message)
     buried = kept = 0
     for some in _chunks(iter(old)):
         gone, left = retried(partial(_bury, database, some, lifetimes))

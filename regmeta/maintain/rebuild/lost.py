@@ -18,6 +18,7 @@ from regmeta.errors import LostReservation, Refused
 from regmeta.ingest import adopt
 from regmeta.ingest.adopt import RepositoryRow
 from regmeta.ingest.commit import CommitPlan, commit
+from regmeta.ingest.immutable import TagTerms
 from regmeta.ingest.plan import CommitResult, PlannedManifest
 from regmeta.ingest.retry import retried
 from regmeta.ingest.statements import AlreadyCommitted, Change
@@ -118,14 +119,21 @@ def _repository(run: _Rebuild, repository: str) -> None:
     )
     if len(here) < len(snapshot.manifests):
         keep(run.writer, run.store, snapshot)
-    row = RepositoryRow(snapshot.state, snapshot.version[1], snapshot.created_at, snapshot.updated_at)
+    # What a purge had left to remove is not known any more, so there is nothing to be purged.
+    state = "active" if snapshot.state == "active" else "deleted"
+    row = RepositoryRow(
+        state, snapshot.version[1], snapshot.created_at, snapshot.updated_at, locks=snapshot.locks
+    )
     _commit(run, piece, last_id, row, problems)
     run.report.changed += 1
     run.report.problems += problems
 
 
 def plan_of(writer: Writer, piece: Piece, ingest_id: UUID) -> CommitPlan:
-    """Return the plan of a commit that adopts: no key has an intent."""
+    """Return the plan of a commit that adopts: no key has an intent, and no tag is held to be immutable.
+
+    What a snapshot says was acknowledged once: to put it back is no change.
+    """
     return CommitPlan(
         ingest_id,
         writer.staging.owner,
@@ -134,6 +142,7 @@ def plan_of(writer: Writer, piece: Piece, ingest_id: UUID) -> CommitPlan:
         piece.images,
         {},
         writer.lifetimes,
+        TagTerms(writer.lifetimes.garbage, immutable=None),
         adopted=piece.adopted,
         lost=piece.lost,
     )

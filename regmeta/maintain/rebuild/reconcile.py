@@ -12,14 +12,16 @@ database was restored)             never had; the revision is raised above the s
 of a repository without a row      the repository is made
 =================================  =======================================================================
 
-A tag that the rows have stays as it is, and one that differs is reported. What is decided from rows read
+A tag that the rows have stays as it is, and one that differs is reported. A manifest that was deleted by its
+digest stays deleted, unless an index that is put back lists it. What is decided from rows read
 before the repository's lock is done only if its revision is the same under the lock.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Final
+from datetime import datetime
+from typing import Any, Final
 from uuid import uuid4
 
 import sqlalchemy as sa
@@ -31,7 +33,7 @@ from regmeta.ingest.adopt import RepositoryRow
 from regmeta.ingest.commit import commit
 from regmeta.ingest.plan import CommitResult
 from regmeta.ingest.retry import retried
-from regmeta.ingest.statements import AlreadyCommitted, Change
+from regmeta.ingest.statements import AlreadyCommitted, Change, record_events
 from regmeta.ingest.unit_of_work import Writer
 from regmeta.maintain.rebuild.listing import SNAPSHOTS, ObjectMap, list_snapshots, sort_records
 from regmeta.maintain.rebuild.lost import keep, plan_of
@@ -48,10 +50,12 @@ TRIES: Final = 20
 _REPOSITORIES: Final = sa.select(Repository.name, LayoutOutbox.revision).outerjoin(
     LayoutOutbox, LayoutOutbox.repository_id == Repository.id
 )
-_ROW: Final = sa.select(Repository.id, Repository.state, Repository.revision).where(
+_ROW: Final = sa.select(Repository.id, Repository.state, Repository.revision, Repository.deleted_at).where(
     Repository.name == sa.bindparam("of")
 )
-_MANIFESTS: Final = sa.select(Manifest.digest).where(Manifest.repository_id == sa.bindparam("of"))
+_MANIFESTS: Final = sa.select(Manifest.digest, Manifest.deleted_at).where(
+    Manifest.repository_id == sa.bindparam("of")
+)
 _TAGS: Final = sa.select(Tag.name, Tag.manifest_digest, Tag.ended_at).where(
     Tag.repository_id == sa.bindparam("of")
 )
@@ -69,6 +73,8 @@ class _Rows:
     state: str = ""  # there is no row
     revision: int = 0
     manifests: frozenset[Digest] = frozenset()
+    deleted: frozenset[Digest] = frozenset()  # of these, those that somebody deleted
+    deleted_at: datetime | None = None
     tags: dict[str, Digest] = field(default_factory=dict)  # live ones
     ended: frozenset[str] = frozenset()  # names that were tags once
     is_old_copy: bool = False  # what its newest snapshot says otherwise is about to be hidden
@@ -173,11 +179,15 @@ def _read_rows(database: Database, repository: str, rows_epoch: int | None) -> _
             return _Rows(epoch, is_old_copy=is_old_copy)
         of = {"of": row.id}
         tags = connection.execute(_TAGS, of).all()
+        listed: Any = connection.execute(_MANIFESTS, of).all()
+        manifests: dict[Digest, datetime | None] = dict(listed)
         return _Rows(
             epoch,
             row.state,
             row.revision,
-            frozenset(connection.execute(_MANIFESTS, of).scalars()),
+            frozenset(manifests),
+            frozenset(digest for digest, deleted_at in manifests.items() if deleted_at is not None),
+            row.deleted_at,
             {tag.name: tag.manifest_digest for tag in tags if tag.ended_at is None},
             frozenset(tag.name for tag in tags if tag.ended_at is not None),
             is_old_copy,
@@ -213,7 +223,7 @@ def _put_back(
     read = [trees.read(snapshot.manifests[d], [named[d]] if d in named else []) for d in lacking]
     manifests = children_first(planned for planned in read if planned is not None)
     choice.learn(writer.database, {digest for planned in manifests for digest, _ in needs(planned.document)})
-    here = found.manifests | {planned.document.digest for planned in manifests}
+    here = (found.manifests - found.deleted) | {planned.document.digest for planned in manifests}
     piece = trees.piece(manifests, here)
     addable = {tag: snapshot.manifests[digest] for tag, digest in tags.items() if digest in here}
     piece.images += trees.tags(addable)
@@ -246,6 +256,9 @@ def _tags_to_add(snapshot: RepositorySnapshot, found: _Rows, problems: list[Prob
         elif tag in found.ended and not is_equal:
             detail = f"was removed, the snapshot says {digest}; left as it is"
             problems.append(Problem(snapshot.repository, where, detail))
+        elif digest in found.deleted:
+            detail = f"the snapshot says {digest}, which was deleted; left as it is"
+            problems.append(Problem(snapshot.repository, where, detail))
         else:
             add[tag] = digest
     return add
@@ -265,9 +278,18 @@ def _commit(
                 if revision != found.revision + 1:
                     raise _Moved
                 created_at = None if found.state else snapshot.created_at
-                row = RepositoryRow(state, max(revision, snapshot.version[1] + 1), created_at)
+                deleted_at = found.deleted_at if state == "deleted" else None
+                row = RepositoryRow(
+                    state,
+                    max(revision, snapshot.version[1] + 1),
+                    created_at,
+                    deleted_at=deleted_at,
+                    locks=snapshot.locks if snapshot.version > found.version else (),
+                )
                 adopt.put_back_repository(connection, repository_id, row)
                 change = Change(stamp(connection), writer.actor, plan.ingest_id)
+                if result.revived and state == "deleted":  # by the lock, which was not meant
+                    record_events(connection, [change.event("repository.deleted", repository_id)])
                 adopt.queue_unreached(connection, change, repository_id, writer.lifetimes.lease)
                 return result
         except AlreadyCommitted as earlier:
@@ -279,5 +301,5 @@ def _commit(
 def _state_after(snapshot: RepositorySnapshot, found: _Rows) -> str:
     """Return what a repository's state is to be; the lock has revived one that was deleted."""
     if not found.state or (found.state == "deleted" and snapshot.version > found.version):
-        return snapshot.state
+        return "active" if snapshot.state == "active" else "deleted"
     return found.state

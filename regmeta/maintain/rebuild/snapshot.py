@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from regmeta.errors import InputError, InvalidSource
+from regmeta.errors import InputError, InvalidSource, UsageError
 from regmeta.ingest import snapshots
+from regmeta.ingest.immutable import Lock
 from regmeta.maintain.rebuild.listing import SnapshotList
 from regmeta.maintain.rebuild.report import Problem
-from regmeta.oci import layout, manifest, names, strict_json
+from regmeta.oci import globs, layout, manifest, names, strict_json
 from regmeta.oci.descriptor import REF_NAME, Descriptor, parse_annotations
 from regmeta.oci.digest import Digest
 from regmeta.oci.image_config import parse_time
@@ -33,6 +34,7 @@ class RepositorySnapshot:
     updated_at: datetime | None
     manifests: Mapping[Digest, Descriptor]
     tags: Mapping[str, Digest]
+    locks: tuple[Lock, ...] = ()
 
 
 def newest_readable(
@@ -85,6 +87,7 @@ def read_snapshot(
         parse_time(annotations.get(snapshots.UPDATED_ANNOTATION)),
         manifests,
         tags,
+        _locks(annotations.get(snapshots.LOCKS_ANNOTATION)),
     )
 
 
@@ -98,6 +101,28 @@ def _expect(annotations: Mapping[str, str], name: str, value: str) -> None:
     found = annotations.get(name)
     if found != value:
         raise InvalidSource(f"its {name} is {str(found)[:300]!r}, its own name says {value!r}")
+
+
+def _locks(text: str | None) -> tuple[Lock, ...]:
+    """Read which tags are locked.
+
+    Raises:
+        InvalidSource: it is not what a snapshot says of locks; to go on without them would lose them.
+    """
+    if text is None:
+        return ()
+    try:
+        return tuple(_lock(item) for item in strict_json.loads(text.encode()))
+    except (InputError, UsageError, TypeError, ValueError) as error:
+        raise InvalidSource(f"its {snapshots.LOCKS_ANNOTATION} is {text[:100]!r}") from error
+
+
+def _lock(item: Any) -> Lock:
+    pattern, created, actor = item
+    created_at = parse_time(created)
+    if created_at is None:
+        raise InvalidSource(f"the lock {pattern} has no time")
+    return Lock(globs.check(pattern), created_at, str(actor))
 
 
 def _contents(entries: list[object], where: str) -> tuple[dict[Digest, Descriptor], dict[str, Digest]]:

@@ -8,6 +8,8 @@ object-*, blob-damaged the row becomes *damaged*; a good copy (another object, t
 manifest-*, edge-*,    rows are derived again from the manifest's bytes, under the repository's lock
 link-missing
 tag-drift              points at the manifest that it says, or goes back in its history
+deleted-in-use         comes back, with all that it lists
+repository-state       comes back, unless its purge has begun
 object-unknown         a tombstone, as the sweep makes it
 intent-stale           ``recover``
 tombstone-stuck        deleted again

@@ -20,6 +20,8 @@ ACTIONS: Final = {
     Kind.EDGE_DRIFT: "derive the rows again from the bytes",
     Kind.LINK_MISSING: "derive the rows again from the bytes",
     Kind.TAG_DRIFT: "point at the manifest that it says, or go back in its history",
+    Kind.DELETED_IN_USE: "bring it back, with all that it lists",
+    Kind.REPOSITORY_STATE: "bring it back, with these tags, unless its purge has begun",
     Kind.TASK_MISSING: "queue it for the collector",
     Kind.INTENT_STALE: "take it back",
     Kind.OBJECT_UNKNOWN: "give it a tombstone",

@@ -15,8 +15,17 @@ from regmeta.errors import DamagedBlob, InputError, NotFound
 from regmeta.ingest.plan import PlannedManifest
 from regmeta.ingest.rederive import rederive
 from regmeta.ingest.retry import retried
+from regmeta.ingest.revive import revive
 from regmeta.ingest.snapshots import version_of
-from regmeta.ingest.statements import Change, queue_blobs, queue_manifests, queue_snapshot
+from regmeta.ingest.statements import (
+    Change,
+    queue_blobs,
+    queue_manifests,
+    queue_repository,
+    queue_snapshot,
+    record_events,
+    set_repository_state,
+)
 from regmeta.ingest.tag_repair import restore_tag
 from regmeta.ingest.unit_of_work import Writer
 from regmeta.maintain.verify.manifests import with_config
@@ -47,6 +56,7 @@ _TAG: Final = (
 _CONFIG: Final = sa.select(Blob.digest, Blob.id, Blob.key, Blob.state, Blob.size_bytes).where(
     Blob.digest == sa.bindparam("of")
 )
+_STATE: Final = sa.select(Repository.state).where(Repository.id == sa.bindparam("of"))
 _REPOSITORY: Final = sa.select(
     Repository.name, Repository.revision, sa.select(StoreIdentity.epoch).scalar_subquery().label("epoch")
 ).where(Repository.id == sa.bindparam("of"))
@@ -113,13 +123,55 @@ class RowRepair:
         self._touched.add(row.id)
         return done
 
-    def queue(self, row_id: int, *, is_manifest: bool) -> str:
-        """Let the collector look at a manifest or a blob."""
+    def revive(self, manifest_id: int) -> str:
+        """Bring back a manifest that was deleted and is needed, with all that it lists.
+
+        Raises:
+            NotFound: it has gone meanwhile.
+        """
+        with self._writer.database.read() as connection:
+            row: Any = connection.execute(_MANIFEST, {"of": manifest_id}).first()
+        if row is None:
+            raise NotFound(f"manifest {manifest_id}: has gone")
+
+        def once() -> None:
+            with self._writer.database.transaction("revive") as connection:
+                change = self._locked(connection, row.repository_id)
+                delay = self._writer.lifetimes.garbage
+                revive(connection, change, row.repository_id, [manifest_id], delay)
+
+        retried(once)
+        self._touched.add(row.repository_id)
+        return "is here again"
+
+    def reactivate(self, repository_id: int) -> str | None:
+        """Bring back a repository that was deleted and has live tags; None if it is being purged."""
+
+        def once() -> str | None:
+            with self._writer.database.transaction("reactivate") as connection:
+                change = self._locked(connection, repository_id)
+                state = connection.execute(_STATE, {"of": repository_id}).scalar_one()
+                if state == "purging":
+                    return None
+                if state == "deleted":
+                    set_repository_state(connection, repository_id, "active", None)
+                    record_events(connection, [change.event("repository.restored", repository_id)])
+                return "is active again"
+
+        done = retried(once)
+        self._touched.add(repository_id)
+        return done
+
+    def queue(self, row_id: int, subject: str) -> str:
+        """Let the collector look at a manifest, a blob or a repository, as *subject* tells."""
 
         def once() -> None:
             with self._writer.database.transaction("queue") as connection:
                 change = Change(db.stamp(connection), self._writer.actor, uuid4())
-                if not is_manifest:
+                if "@" not in subject and ":" not in subject:
+                    queue_repository(connection, change, row_id, change.stamp.now)
+                    return
+                if "@" not in subject:
                     queue_blobs(connection, change, {row_id: change.stamp.now}, "found by verification")
                     return
                 row: Any = connection.execute(_MANIFEST, {"of": row_id}).first()

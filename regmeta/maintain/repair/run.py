@@ -7,11 +7,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
-from regmeta.errors import Error, InvalidDigest, Locked, Refused, Unavailable
+from regmeta.errors import Error, InvalidDigest, Locked, Refused, StoreUnavailable, Unavailable
 from regmeta.ingest.adopt import named_keys
 from regmeta.ingest.damage import mark_damaged
 from regmeta.ingest.heal import heal
 from regmeta.ingest.unit_of_work import Writer
+from regmeta.maintain.collect.again import retry_now
 from regmeta.maintain.collect.dead_objects import delete_dead_objects
 from regmeta.maintain.collect.sweep import sweep
 from regmeta.maintain.recover import recover
@@ -30,7 +31,7 @@ OF_BLOBS: Final = OF_OBJECTS | {Kind.OBJECT_UNREADABLE, Kind.BLOB_DAMAGED}
 OF_MANIFESTS: Final = frozenset(
     {Kind.MANIFEST_CONTENT, Kind.MANIFEST_DRIFT, Kind.EDGE_DRIFT, Kind.LINK_MISSING}
 )
-OF_REPOSITORIES: Final = OF_MANIFESTS | {Kind.TAG_DRIFT}
+OF_REPOSITORIES: Final = OF_MANIFESTS | {Kind.TAG_DRIFT, Kind.DELETED_IN_USE}
 OF_SNAPSHOTS: Final = frozenset({Kind.SNAPSHOT_DRIFT, Kind.LAYOUT_DRIFT})
 ANYWHERE: Final = frozenset({Kind.FOREIGN_KEY, Kind.ROW_INVALID, Kind.DATABASE_CORRUPT})
 
@@ -128,8 +129,7 @@ class _Repair:
                     return "has a tombstone"
             raise Refused("it is young, or may heal a damaged blob")
         if kind is Kind.TOMBSTONE_STUCK:
-            lifetimes = self._writer.lifetimes
-            self._once("delete", lambda: delete_dead_objects(self._writer.database, self._store, lifetimes))
+            self._once("delete", self._delete_dead_objects)
             return "deleted"
         assert row_id is not None
         if kind in OF_MANIFESTS:
@@ -139,7 +139,11 @@ class _Repair:
         if kind is Kind.TAG_DRIFT:
             return self.rows.tag(row_id)
         if kind is Kind.TASK_MISSING:
-            return self.rows.queue(row_id, is_manifest="@" in finding.subject)
+            return self.rows.queue(row_id, finding.subject)
+        if kind is Kind.DELETED_IN_USE:
+            return self.rows.revive(row_id)
+        if kind is Kind.REPOSITORY_STATE:
+            return self.rows.reactivate(row_id)
         if row_id not in self._written:  # the snapshot and the layout are one piece of work
             self._written[row_id] = self.rows.snapshot(row_id)
         return self._written[row_id]
@@ -155,6 +159,13 @@ class _Repair:
         failure = self._done[what]
         if failure is not None:
             raise failure
+
+    def _delete_dead_objects(self) -> None:
+        """Try again what has failed, whatever it would wait for."""
+        retry_now(self._writer.database)
+        found = delete_dead_objects(self._writer.database, self._store, self._writer.lifetimes)
+        if found.failures:
+            raise StoreUnavailable(found.failures[0])
 
     def _heal(self, finding: Finding) -> str:
         digest = Digest.parse(finding.subject)

@@ -22,6 +22,8 @@ class Kind(StrEnum):
     EDGE_DRIFT = "edge-drift"  # manifest_blobs, index_manifests or labels are not what the bytes say
     LINK_MISSING = "link-missing"  # a repository may not read a blob that its manifest names
     TAG_DRIFT = "tag-drift"  # a live tag's digest is not its manifest's, or its intervals overlap
+    DELETED_IN_USE = "deleted-in-use"  # a live tag or an index that is here leads to a deleted manifest
+    REPOSITORY_STATE = "repository-state"  # a repository that was deleted has live tags
     FOREIGN_KEY = "foreign-key"  # a row refers to one that is not there
     ROW_INVALID = "row-invalid"  # a value that regmeta never writes: a bad name, digest, key or number
     DATABASE_CORRUPT = "database-corrupt"  # the database's own check finds something

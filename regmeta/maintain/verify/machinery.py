@@ -11,12 +11,15 @@ import sqlalchemy as sa
 from regmeta import db
 from regmeta.db import Database
 from regmeta.ingest.reserve import chunks
-from regmeta.maintain.collect.reachable import IS_NOT_KEPT, IS_NOT_NAMED
+from regmeta.maintain.collect.reachable import (
+    BLOB_IS_FORGOTTEN,
+    MANIFEST_IS_FORGOTTEN,
+    REPOSITORY_IS_FORGOTTEN,
+)
 from regmeta.maintain.verify.findings import Finding, Kind
 from regmeta.maintain.verify.pages import pages, raw, reading, shown
 from regmeta.models import (
     Blob,
-    GcTask,
     Intent,
     Manifest,
     Repository,
@@ -43,22 +46,17 @@ _STUCK: Final = (
 _NO_MANIFEST_TASK: Final = (
     sa.select(Manifest.id, Repository.name.label("repository"), raw(Manifest.digest))
     .join(Repository, Repository.id == Manifest.repository_id)
-    .where(
-        Manifest.lease_until < sa.bindparam("now"),
-        IS_NOT_KEPT,
-        ~sa.exists().where(GcTask.kind == "manifest", GcTask.target_id == Manifest.id),
-    )
+    .where(MANIFEST_IS_FORGOTTEN)
     .order_by(Manifest.id)
     .limit(AT_MOST)
 )
 _NO_BLOB_TASK: Final = (
-    sa.select(Blob.id, raw(Blob.digest))
-    .where(
-        Blob.lease_until < sa.bindparam("now"),
-        IS_NOT_NAMED,
-        ~sa.exists().where(GcTask.kind == "blob", GcTask.target_id == Blob.id),
-    )
-    .order_by(Blob.id)
+    sa.select(Blob.id, raw(Blob.digest)).where(BLOB_IS_FORGOTTEN).order_by(Blob.id).limit(AT_MOST)
+)
+_NO_REPOSITORY_TASK: Final = (
+    sa.select(Repository.id, Repository.name, Repository.state)
+    .where(REPOSITORY_IS_FORGOTTEN)
+    .order_by(Repository.id)
     .limit(AT_MOST)
 )
 
@@ -70,6 +68,7 @@ def check_machinery(database: Database, store: BlobStore, host: str) -> Iterator
         stuck = connection.execute(_STUCK, {"overdue": now - OVERDUE}).all()
         manifests: Any = connection.execute(_NO_MANIFEST_TASK, {"now": now}).all()
         blobs: Any = connection.execute(_NO_BLOB_TASK, {"now": now}).all()
+        repositories = connection.execute(_NO_REPOSITORY_TASK).all()
     yield from _check_intents(database, store, host)
     for row in stuck:
         why = f"could not be deleted: {row.last_error}" if row.last_error else "overdue: run 'regmeta gc run'"
@@ -84,6 +83,9 @@ def check_machinery(database: Database, store: BlobStore, host: str) -> Iterator
     for row in blobs:
         detail = "nothing names this blob, and no task will collect it"
         yield Finding(Kind.TASK_MISSING, shown(row.digest), detail, row.id)
+    for of in repositories:
+        detail = f"the repository is {of.state}, and no task will remove what it held"
+        yield Finding(Kind.TASK_MISSING, of.name, detail, of.id)
 
 
 def _check_intents(database: Database, store: BlobStore, host: str) -> Iterator[Finding]:

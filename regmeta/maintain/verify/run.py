@@ -18,6 +18,7 @@ from regmeta.errors import Error, InputError, IntegrityError, StoreUnavailable
 from regmeta.ingest.damage import mark_damaged, release_hold
 from regmeta.maintain.setup import check_identity
 from regmeta.maintain.verify.data import DataCheck, Subset
+from regmeta.maintain.verify.deleted import check_deleted
 from regmeta.maintain.verify.findings import Finding, Kind
 from regmeta.maintain.verify.machinery import check_machinery
 from regmeta.maintain.verify.manifests import check_manifests
@@ -165,6 +166,7 @@ def _passes(
     yield "objects", blobs, lambda advanced: check_objects(database, store, advanced)
     yield "manifests", manifests, lambda advanced: check_manifests(database, store, advanced)
     yield "tags", None, lambda advanced: check_tags(database)
+    yield "deletions", None, lambda advanced: check_deleted(database)
     yield "machinery", None, lambda advanced: check_machinery(database, store, options.host)
     yield (
         "snapshots",

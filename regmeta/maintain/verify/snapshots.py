@@ -23,7 +23,7 @@ SETTLING_S: Final = 1.0  # [s] for each thousand repositories in which anything 
 LOOKS: Final = 5
 
 # What a rebuild puts back from a snapshot; times are a convenience that older ones lack.
-_COMPARED: Final = ("manifests", "io.regmeta.repository", "io.regmeta.state")
+_COMPARED: Final = ("manifests", "io.regmeta.repository", "io.regmeta.state", "io.regmeta.locks")
 
 _REPOSITORIES: Final = sa.select(Repository.id, Repository.name).where(
     ~sa.exists().where(LayoutOutbox.repository_id == Repository.id)

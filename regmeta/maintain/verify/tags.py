@@ -20,14 +20,12 @@ _WRONG: Final = (
         raw(Tag.manifest_digest),
         Tag.ended_at,
         raw(Manifest.digest),
-        Manifest.deleted_at,
     )
     .join(Repository, Repository.id == Tag.repository_id)
     .outerjoin(Manifest, Manifest.id == Tag.manifest_id)
     .where(
         sa.or_(
             sa.and_(Tag.ended_at.is_(None), Manifest.id.is_(None)),
-            sa.and_(Tag.ended_at.is_(None), Manifest.deleted_at.is_not(None)),
             Manifest.digest != Tag.manifest_digest,
             Manifest.repository_id != Tag.repository_id,
         )

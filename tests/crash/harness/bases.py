@@ -10,14 +10,18 @@ from typing import Final
 from uuid import uuid4
 
 import sqlalchemy as sa
+from msgspec.structs import replace
 
 from regmeta import app
-from regmeta.app import backups
+from regmeta.app import backups, retention
 from regmeta.ingest import snapshots
 from regmeta.ingest.tags import remove_tag
 from regmeta.maintain import schema
+from regmeta.maintain.delete.manifest import delete_manifest
+from regmeta.maintain.delete.repository import delete_repository
 from regmeta.models import Base
 from regmeta.oci.digest import Digest
+from regmeta.settings import KeepRule, Retention, RetentionPolicy, Settings
 from regmeta.sources.open import open_source
 from regmeta.store import new_key
 from tests.crash.harness import images
@@ -26,6 +30,8 @@ from tests.crash.harness.images import REPOSITORY
 from tests.crash.harness.places import Arena, Place
 from tests.support.derived import raw
 from tests.support.registry import change, key_of, open_parts, requests
+
+PLAN: Final = "plan.json"
 
 
 def base(arena: Arena, backend: str, name: str) -> Place:
@@ -194,6 +200,76 @@ def _copied(place: Place) -> None:
     Path(f"{place.settings.home}/regmeta.db.restoring-wal").touch()
 
 
+def _unqueued(place: Place) -> None:
+    """Garbage whose tasks have gone as nothing of ours makes them go."""
+    database, store = open_parts(place.settings)
+    with closing(database), closing(store):
+        change(database, "DELETE FROM gc_tasks")
+
+
+def _half_deleted(place: Place) -> None:
+    """What tags name was deleted, and so was the repository, as nothing of ours does it."""
+    database, store = open_parts(place.settings)
+    with closing(database), closing(store):
+        change(database, "UPDATE manifests SET deleted_at = pushed_at")
+        change(database, "UPDATE repositories SET state = 'deleted'")
+
+
+def with_policies(place: Place) -> Settings:
+    """Return the settings of a registry in which two of four tags are to be kept."""
+    policy = RetentionPolicy(repositories=(REPOSITORY,), keep=(KeepRule(tags=("kept", "moving")),))
+    return replace(place.settings, retention=Retention(policies=(policy,)))
+
+
+def _planned(place: Place) -> None:
+    """A retention plan was made, to be applied."""
+
+    def body(_: Acknowledge) -> None:
+        retention.write_plan(retention.plan(with_policies(place)).drop_plan, str(place.folder / PLAN))
+
+    _must_end(place, body)
+
+
+def _hidden(place: Place) -> None:
+    """An index was deleted with all that only it listed."""
+
+    def body(_: Acknowledge) -> None:
+        with app.open_for_writing(place.settings) as registry:
+            digest = Digest.parse(images.digest_in("new", "multi"))
+            delete_manifest(registry.writer, REPOSITORY, digest, cascade=True)
+
+    _must_end(place, body)
+
+
+def _deleted(place: Place) -> None:
+    """The repository was deleted."""
+
+    def body(_: Acknowledge) -> None:
+        with app.open_for_writing(place.settings) as registry:
+            delete_repository(registry.writer, REPOSITORY)
+
+    _must_end(place, body)
+
+
+def _mounted(place: Place) -> None:
+    """The repository may read a layer of another, that none of its own images has."""
+
+    def body(_: Acknowledge) -> None:
+        _import(place, "slow", "other")
+
+    _must_end(place, body)
+    _, [_, layer] = images.parts(images.digest_in("slow", "slow"))
+    database, store = open_parts(place.settings)
+    with closing(database), closing(store):
+        change(
+            database,
+            "INSERT INTO repository_blobs (repository_id, blob_id, linked_at) SELECT r.id, b.id, b.created_at"
+            " FROM repositories r, blobs b WHERE r.name = :name AND b.digest = :of",
+            name=REPOSITORY,
+            of=raw(layer),
+        )
+
+
 def _older(place: Place) -> None:
     """The schema is that of an older release."""
 
@@ -213,16 +289,17 @@ def age(place: Place) -> None:
             "UPDATE manifests SET lease_until = pushed_at",
             "UPDATE gc_tasks SET not_before = created_at",
             "UPDATE tombstones SET not_before = created_at",
+            "UPDATE store_identity SET paused_until = NULL",
         ):
             change(database, statement)
 
 
-def _import(place: Place, layout: str) -> None:
+def _import(place: Place, layout: str, repository: str = REPOSITORY) -> None:
     with (
         closing(open_source(str(place.sources / layout))) as source,
         app.open_for_writing(place.settings) as registry,
     ):
-        for outcome in registry.registry.import_images(requests(source, REPOSITORY)):
+        for outcome in registry.registry.import_images(requests(source, repository)):
             assert outcome.status == "imported", outcome
 
 
@@ -246,5 +323,12 @@ _BASES: Final[dict[str, tuple[str | None, Callable[[Place], None]]]] = {
     "older": ("imported", _older),
     "rotten": ("imported", _rotten),
     "held": ("imported", _held),
+    "planned": ("imported", _planned),
     "broken": ("imported", _broken),
+    "hidden": ("imported", _hidden),
+    "unqueued": ("garbage", _unqueued),
+    "half deleted": ("imported", _half_deleted),
+    "deleted": ("imported", _deleted),
+    "deleted long ago": ("deleted", age),
+    "mounted": ("imported", _mounted),
 }

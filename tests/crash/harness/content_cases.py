@@ -11,7 +11,7 @@ from typing import Final
 from regmeta import app
 from regmeta.content.export import export
 from regmeta.errors import DatabaseUnavailable, IntegrityError, NotFound
-from regmeta.ingest import reserve, tags
+from regmeta.ingest import reserve, tag_locks, tag_restore, tags
 from regmeta.ingest.local_registry import StagedImage
 from regmeta.ingest.plan import ImageOutcome, Lifetimes, NoProgress
 from regmeta.ingest.selection import select_images
@@ -128,6 +128,28 @@ def _remove_tag(place: Place, acknowledge: Acknowledge) -> None:
         acknowledge("untagged", REPOSITORY, "moving")
 
 
+def _restore_tag(place: Place, acknowledge: Acknowledge) -> None:
+    """One tag goes back to what it was, another comes back with its image, which was deleted."""
+    with app.open_for_writing(place.settings) as registry:
+        for tag, digest in (
+            ("moving", images.digest_in("old", "moving")),
+            ("multi", images.digest_in("new", "multi")),
+        ):
+            tag_restore.restore_tag(
+                registry.writer, REPOSITORY, tag, tag_restore.Wanted(to=Digest.parse(digest))
+            )
+            acknowledge("tag", REPOSITORY, tag, digest)
+
+
+def _lock_tags(place: Place, acknowledge: Acknowledge) -> None:
+    with app.open_for_writing(place.settings) as registry:
+        for pattern in ("kept", "v*"):
+            tag_locks.lock_tags(registry.writer, REPOSITORY, pattern)
+        with suppress(NotFound):  # it was unlocked, and the process died before it could say so
+            tag_locks.unlock_tags(registry.writer, REPOSITORY, "v*")
+    acknowledge("finished")
+
+
 def _recover(place: Place, acknowledge: Acknowledge) -> None:
     with app.open_for_writing(place.settings):
         acknowledge("recovered")
@@ -153,6 +175,8 @@ CONTENT_CASES: Final = (
     UseCase("heal", "damaged", _importing("old")),
     UseCase("tag set", "populated", _set_tag),
     UseCase("tag rm", "populated", _remove_tag),
+    UseCase("tag restore", "hidden", _restore_tag),
+    UseCase("tag lock", "imported", _lock_tags),
     UseCase("recover", "crashed", _recover),
     UseCase("export", "imported", _export),
 )

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from typing import Final
+from typing import Final, NoReturn
 
 from regmeta import app
-from regmeta.app import backups, rebuilding, repairing, verification
-from regmeta.errors import StoreUnavailable
+from regmeta.app import backups, rebuilding, reconciling, repairing, retention, verification
+from regmeta.errors import ConstraintViolated, StoreUnavailable
 from regmeta.maintain import schema
+from regmeta.maintain.collect import dead_objects, manifests
+from regmeta.maintain.collect.again import retry_now
+from regmeta.maintain.collect.hold import CollectionPaused
 from regmeta.maintain.collect.run import collect
 from regmeta.maintain.collect.sweep import sweep
 from regmeta.maintain.rebuild.report import NoProgress
+from tests.crash.harness.bases import PLAN, with_policies
 from tests.crash.harness.children import Acknowledge
 from tests.crash.harness.places import Place
 from tests.crash.harness.use_case import UseCase
@@ -28,6 +32,11 @@ def _collect(place: Place, acknowledge: Acknowledge) -> None:
 def _sweep(place: Place, acknowledge: Acknowledge) -> None:
     with app.open_for_writing(place.settings) as registry:
         sweep(registry.database, registry.store, registry.writer.lifetimes)
+    acknowledge("finished")
+
+
+def _reconcile_queue(place: Place, acknowledge: Acknowledge) -> None:
+    reconciling.reconcile(place.settings, _Quiet(), force=True)
     acknowledge("finished")
 
 
@@ -71,15 +80,43 @@ def _repair(place: Place, acknowledge: Acknowledge) -> None:
 
 
 def _collect_from_a_failing_disk(place: Place, acknowledge: Acknowledge) -> None:
-    """The first objects cannot be deleted; a second run deletes them."""
+    """No object can be deleted, so there is a pause; a person ends it, and a second run deletes them."""
 
     def fail(*_: object) -> None:
         raise StoreUnavailable("the disk fails")
 
     with app.open_for_writing(place.settings, lifetimes=AT_ONCE) as registry:
-        with _replaced(registry.store, "delete", fail), suppress(StoreUnavailable):
+        with (
+            _replaced(registry.store, "delete", fail),
+            _patched(dead_objects, "MANY_FAILURES", 2),
+            suppress(CollectionPaused),
+        ):
             collect(registry.writer, registry.store)
+        retry_now(registry.database)
         collect(registry.writer, registry.store)
+    acknowledge("finished")
+
+
+def _collect_what_is_refused(place: Place, acknowledge: Acknowledge) -> None:
+    """The database refuses every row; then a person has it tried again."""
+
+    def refuse(*_: object) -> NoReturn:
+        raise ConstraintViolated("a row that nobody knows")
+
+    with app.open_for_writing(place.settings, lifetimes=AT_ONCE) as registry:
+        with _patched(manifests, "delete_manifests", refuse):
+            collect(registry.writer, registry.store)
+        retry_now(registry.database)
+        collect(registry.writer, registry.store)
+    acknowledge("finished")
+
+
+def _apply_retention(place: Place, acknowledge: Acknowledge) -> None:
+    """The same plan each time: it takes effect once."""
+    for outcome in retention.apply(with_policies(place), str(place.folder / PLAN)):
+        assert outcome.error is None, outcome.error
+        for tag in outcome.tags:
+            acknowledge("untagged", outcome.repository, tag)
     acknowledge("finished")
 
 
@@ -100,6 +137,16 @@ def _replaced(owner: object, name: str, value: object) -> Iterator[None]:
         delattr(owner, name)
 
 
+@contextmanager
+def _patched(module: object, name: str, value: object) -> Iterator[None]:
+    before = getattr(module, name)
+    setattr(module, name, value)
+    try:
+        yield
+    finally:
+        setattr(module, name, before)
+
+
 def _no_progress() -> AbstractContextManager[NoProgress]:
     return nullcontext(NoProgress())
 
@@ -110,6 +157,7 @@ _ROTTEN: Final = r"6 bytes stored|have another digest|are not those that were gi
 
 MAINTENANCE_CASES: Final = (
     UseCase("collect", "garbage", _collect),
+    UseCase("gc reconcile", "unqueued", _reconcile_queue, tolerated="no task is about it"),
     UseCase("sweep", "unknown", _sweep, tolerated=_OBJECTS_WITHOUT_ROWS),
     UseCase(
         "reconcile",
@@ -124,5 +172,8 @@ MAINTENANCE_CASES: Final = (
     UseCase("verify", "rotten", _verify, tolerated=_ROTTEN),
     UseCase("verify held", "held", _verify),
     UseCase("repair", "broken", _repair, tolerated="."),
+    UseCase("repair deleted", "half deleted", _repair, tolerated="."),
+    UseCase("retention apply", "planned", _apply_retention),
     UseCase("collect failing", "garbage", _collect_from_a_failing_disk),
+    UseCase("collect refused", "garbage", _collect_what_is_refused),
 )

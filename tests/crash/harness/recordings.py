@@ -24,6 +24,10 @@ _TAGS = sa.text(
     " WHERE t.ended_at IS NULL"
 )
 
+_LOCKS = sa.text(
+    "SELECT r.name, l.pattern FROM tag_locks l JOIN repositories r ON r.id = l.repository_id ORDER BY 1, 2"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class State:
@@ -87,6 +91,7 @@ def state(place: Place) -> State:
     with closing(database), closing(store):
         rows = logical_dump(database)
         rows["repositories"] = [row[:2] for row in rows["repositories"]]  # no revisions, no times
+        rows["tag_locks"] = _locks(database)
         return State(rows, tags(database))
 
 
@@ -100,3 +105,10 @@ def tags(database: Database) -> Tags:
     with database.read() as connection:
         found = connection.execute(_TAGS).all()
     return {(repository, tag): text(bytes(digest)) for repository, tag, digest in found}
+
+
+def _locks(database: Database) -> list[tuple[Any, ...]]:
+    with database.read() as connection:
+        if not sa.inspect(connection).has_table("tag_locks"):  # of an older release
+            return []
+        return [tuple(row) for row in connection.execute(_LOCKS)]

@@ -45,17 +45,19 @@ def judged_outside() -> None:
         pragma.replace("foreign_keys=ON", "foreign_keys=OFF") for pragma in db.PRAGMAS
     )
 
-    def one_repository(writer: Writer, repository_id: int) -> Collected:
+    def manifest_tasks(self: Any, repository_id: int) -> Collected:
+        writer: Writer = self._writer
         with writer.database.transaction("judge") as connection:
             change = Change(db.stamp(connection), writer.actor, uuid4())
             claimed = tasks.claim_manifests(connection, repository_id, change.stamp.now)
-            dead, put_off = manifests._judge(connection, claimed, change.stamp.now, writer.lifetimes.history)
-            tasks.settle(connection, tasks.of_targets(claimed, set(claimed) - put_off.keys()), {})
+            judged = manifests._judge(connection, claimed, (repository_id, ""), change.stamp.now, self.terms)
+            tasks.settle(connection, tasks.of_targets(claimed, set(claimed) - judged.put_off.keys()), {})
+            dead = {manifest: row.digest for manifest, row in judged.dead.items()}
         blobs = 0
         if dead:
             with writer.database.transaction("collect") as connection:
                 change = Change(db.stamp(connection), writer.actor, uuid4())
-                blobs = manifests._delete(connection, change, repository_id, dead, writer.lifetimes)
+                blobs = manifests.delete_manifests(connection, change, repository_id, dead, writer.lifetimes)
         return Collected(len(claimed), len(dead), blobs)
 
-    run._one_repository = one_repository
+    setattr(run._Run, "_manifest_tasks", manifest_tasks)  # noqa: B010

@@ -34,6 +34,7 @@ from regmeta.db import Database
 from regmeta.ingest import local_registry
 from regmeta.ingest.plan import ImageRequest, Lifetimes
 from regmeta.ingest.tags import remove_tag, set_tag
+from regmeta.maintain.collect.again import retry_now
 from regmeta.maintain.collect.run import collect
 from regmeta.maintain.collect.sweep import sweep
 from regmeta.maintain.recover import recover
@@ -306,6 +307,8 @@ def _judged(place: Place, everybody: _Everybody) -> Iterator[tuple[str, str]]:
         yield from _facts(database, everybody)
         before = {name: registry.tags(database, name) for name in REPOSITORIES}
         with open_for_writing(place.settings, lifetimes=AT_ONCE) as writing:
+            # An object that a writer made between being deleted and being looked for waits to be tried again.
+            retry_now(writing.database)
             collect(writing.writer, writing.store)
             sweep(writing.database, writing.store, SWEPT)
             collect(writing.writer, writing.store)

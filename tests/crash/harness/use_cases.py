@@ -15,10 +15,11 @@ from __future__ import annotations
 from typing import Final
 
 from tests.crash.harness.content_cases import CONTENT_CASES
+from tests.crash.harness.deleting_cases import DELETING_CASES
 from tests.crash.harness.maintenance_cases import MAINTENANCE_CASES
 from tests.crash.harness.use_case import UseCase
 
-USE_CASES: Final[tuple[UseCase, ...]] = (*CONTENT_CASES, *MAINTENANCE_CASES)
+USE_CASES: Final[tuple[UseCase, ...]] = (*CONTENT_CASES, *MAINTENANCE_CASES, *DELETING_CASES)
 
 
 def use_case(name: str) -> UseCase:

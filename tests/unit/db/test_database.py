@@ -304,3 +304,36 @@ def test_file_that_is_no_database_is_unavailable(tmp_path: Path) -> None:
         database.read() as connection,
     ):
         connection.execute(COUNT)
+
+
+# --- savepoints -------------------------------------------------------------------------------
+
+
+def add_in_a_part(connection: sa.Connection, *numbers: int) -> None:
+    with db.savepoint(connection):
+        for number in numbers:
+            add(connection, number)
+
+
+def test_part_that_is_refused_is_undone_and_the_rest_stands(database: Database) -> None:
+    with database.transaction("test") as connection:
+        add(connection, 1)
+        with pytest.raises(errors.ConstraintViolated):
+            add_in_a_part(connection, 2, 1)
+        add_in_a_part(connection, 3)
+    assert scalar(database, "SELECT count(*) FROM repositories WHERE id IN (1, 3)") == 2
+    assert scalar(database, "SELECT count(*) FROM repositories") == 2
+
+
+@pytest.mark.parametrize("backend", ["sqlite"])
+def test_full_disk_inside_a_part_says_so_and_ends_the_transaction(database: Database) -> None:
+    def fill() -> None:
+        with database.transaction("test") as connection:
+            add(connection, 1)
+            pages = connection.exec_driver_sql("PRAGMA page_count").scalar()
+            connection.exec_driver_sql(f"PRAGMA max_page_count = {pages}")
+            add_in_a_part(connection, *range(2, 10_000))
+
+    with pytest.raises(errors.DatabaseUnavailable, match="full"):
+        fill()
+    assert scalar(database, "SELECT count(*) FROM repositories") == 0

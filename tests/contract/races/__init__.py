@@ -1,0 +1,1 @@
+"""Races, each in both orders where there are two: docs/internals/races.md lists them all."""
