@@ -16,10 +16,7 @@ from regmeta.models.base import UtcTime
 
 _now: Final[Any] = sa.bindparam("now", type_=UtcTime())
 _TASKS: Final = (
-    sa.update(GcTask)
-    .where(GcTask.attempts > 0)
-    .values(attempts=0, not_before=_now)
-    .returning(GcTask.id)
+    sa.update(GcTask).where(GcTask.attempts > 0).values(attempts=0, not_before=_now).returning(GcTask.id)
 )
 _IS_FIRST: Final = Tombstone.deleted_at.is_(None)
 _TOMBSTONES: Final = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -154,9 +155,10 @@ def test_pushes_that_share_blobs_in_opposite_order_do_not_wait_for_each_other_in
         layers = [builder.layer() for _ in range(40)]
         images = [builder.image(layers), builder.image(layers[::-1])]
         for name, tag in (("one", "new"), ("two", "again")):  # the blobs are new, and are here already
+            at = layout / f"{number}{name}"
             raised = all_at_once(
-                lambda: commit_one(one, builder, images[0], layout / f"{number}{name}1", name, tag),
-                lambda: commit_one(other, builder, images[1], layout / f"{number}{name}2", f"{name}2", tag),
+                partial(commit_one, one, builder, images[0], at / "1", name, tag),
+                partial(commit_one, other, builder, images[1], at / "2", f"{name}2", tag),
             )
             assert raised == []
     assert given_up == []
@@ -181,7 +183,7 @@ def test_eight_writers_and_a_reader_at_once_are_never_told_that_the_database_is_
             assert tags(one.database).keys() <= expected
 
     expected = {f"t{n}" for n in range(8)} | {f"t{n}-{turn}" for n in range(8) for turn in range(rounds)}
-    raised = all_at_once(read, *(lambda n=n: write(n) for n in range(8)))  # type: ignore[misc]
+    raised = all_at_once(read, *(partial(write, n) for n in range(8)))
     assert raised == []
     assert tags(one.database).keys() == expected
     assert_only_live_objects(one)
