@@ -130,6 +130,10 @@ def fill(home: Path, images: int, garbage: range) -> None:
         while some := [Image.make(number) for number in islice(numbers, CHUNK)]:
             _insert_images(database, some, ids, garbage, old)
         database.execute("COMMIT")
+    for number in range(-(-images // IMAGES_OF_A_REPOSITORY)):  # a store without any looks unmounted
+        snapshot = home / "store" / "layouts" / f"repo-{number:05d}" / f"_1-1.{UUID(int=number).hex}.json"
+        snapshot.parent.mkdir(parents=True)
+        snapshot.write_text('{"schemaVersion":2,"manifests":[]}')
     for number in garbage:
         image = Image.make(number)
         for content in (image.manifest, image.layer):
