@@ -274,8 +274,8 @@ def _check_rule(where: str, rule: KeepRule) -> None:
     for regex in rule.tags_regex:
         try:
             re.compile(regex)
-        except re.error as error:
-            raise UsageError(f"settings: {where}: tags_regex: {regex!r}: {error}") from error
+        except (re.error, OverflowError, RecursionError) as error:
+            raise UsageError(f"settings: {where}: tags_regex: {regex[:100]!r}: {error}") from error
     for platform in rule.platforms:
         if not _PLATFORM.fullmatch(platform):
             raise UsageError(f"settings: {where}: platforms: {platform!r} is none: write linux/amd64")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Collection
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -11,7 +10,7 @@ from uuid import UUID
 import msgspec
 
 from regmeta.app import open_for_reading, open_for_writing
-from regmeta.errors import InvalidDigest, InvalidSource, StoreUnavailable
+from regmeta.errors import InvalidDigest, InvalidName, InvalidSource, StoreUnavailable
 from regmeta.ingest.immutable import ImmutableTags
 from regmeta.maintain.collect.terms import KeepUntagged
 from regmeta.maintain.retention.apply import Applied, apply_plan, check_plan
@@ -19,6 +18,7 @@ from regmeta.maintain.retention.plan import DropPlan, Plan, PlannedDrop, make_pl
 from regmeta.maintain.retention.policy import Policy, Rule, Untagged, policy_of
 from regmeta.maintain.retention.untagged import keeper_of_untagged
 from regmeta.maintain.setup import Identity
+from regmeta.oci import names, strict_json
 from regmeta.oci.digest import Digest
 from regmeta.settings import KeepRule, RetentionPolicy, Settings, duration
 from regmeta.settings import KeepUntagged as UntaggedSetting
@@ -118,8 +118,8 @@ def read_plan(path: str) -> DropPlan:
         InvalidSource: the file is none, or not one that this release understands.
     """
     try:
-        with open(path, encoding="utf-8") as file:
-            document: Any = json.load(file)
+        with open(path, "rb") as file:
+            document: Any = strict_json.loads(file.read())
     except OSError as error:
         raise InvalidSource(f"{path}: {error.strerror}") from error
     except ValueError as error:
@@ -134,15 +134,15 @@ def read_plan(path: str) -> DropPlan:
             _moment(document["moment"]),
             Identity(UUID(document["store_id"]), UUID(document["database_id"]), document["epoch"]),
             document["policies"],
-            {repository: _drops(drops) for repository, drops in document["drops"].items()},
+            {names.repository_name(name): _drops(drops) for name, drops in document["drops"].items()},
         )
-    except (InvalidDigest, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (InvalidDigest, InvalidName, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InvalidSource(f"{path}: not a retention plan ({error!r})") from error
 
 
 def _drops(values: list[dict[str, str]]) -> tuple[PlannedDrop, ...]:
     return tuple(
-        PlannedDrop(value["tag"], Digest.parse(value["digest"]), _moment(value["started_at"]))
+        PlannedDrop(names.tag_name(value["tag"]), Digest.parse(value["digest"]), _moment(value["started_at"]))
         for value in values
     )
 

@@ -29,10 +29,14 @@ def _below() -> Any:
     )
 
 
+_until: Final[Any] = sa.bindparam("until", type_=UtcTime())
 _REVIVE: Final = (
     sa.update(Manifest)
     .where(Manifest.id.in_(sa.select(_below().c.id)), Manifest.deleted_at.is_not(None))
-    .values(deleted_at=None)
+    .values(
+        deleted_at=None,
+        lease_until=sa.case((Manifest.lease_until < _until, _until), else_=Manifest.lease_until),
+    )
     .returning(Manifest.id, Manifest.digest)
 )
 _HIDE: Final = (
@@ -72,12 +76,14 @@ def revive(
 ) -> list[Digest]:
     """Let manifests that were deleted be found again, and all that they list; returns what came back.
 
-    What is below a manifest that is here is here: so a whole tree comes back or nothing of it does. The
-    collector looks at them again after *delay*.
+    What is below a manifest that is here is here: so a whole tree comes back or nothing of it does. They are
+    leased for *delay*, and then the collector looks at them again: what else may put them before it, as the
+    end of an index that listed them, takes none of them sooner.
     """
     revived: dict[int, Digest] = {}
+    until = change.stamp.now + delay
     for some in chunks(sorted(manifest_ids)):
-        revived.update(connection.execute(_REVIVE, {"ids": some}).all())
+        revived.update(connection.execute(_REVIVE, {"ids": some, "until": until}).all())
     queue_manifests(connection, change, repository_id, revived, "restored", delay)
     found = sorted(revived.values())
     record_events(

@@ -2,7 +2,8 @@
 
 The digest that stands in the interval decides, since it was written with it; unless nothing here has it, and
 the manifest that the interval points at is whole. Where neither is left, the tag goes back to the last
-interval of its history whose manifest is. That a tag is immutable does not keep it damaged.
+interval of its history whose manifest is, if nobody has deleted that. That a tag is immutable does not keep
+it damaged.
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ _EARLIER: Final = (
         Tag.name == sa.bindparam("tag"),
         Tag.ended_at.is_not(None),
         Tag.id != sa.bindparam("of"),
+        Manifest.deleted_at.is_(None),
     )
     .order_by(Tag.started_at.desc(), Tag.id.desc())
     .limit(1)

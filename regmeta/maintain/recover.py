@@ -5,7 +5,8 @@ step                durable effect                              a crash right af
 ==================  ==========================================  ================================  ========
 take back intents   one transaction: tombstones in place of     staging folders without intents   the next
                     the intents of owners that have gone, and                                     run
-                    of intents that have expired
+                    of intents that have expired; nothing in
+                    their place if the rows are an old copy
 remove folders      their staging folders are gone              --                                --
 write snapshots     see ``ingest.snapshots``                    see there                         the next
                                                                                                   run
@@ -16,10 +17,16 @@ staging folder: the folder is made before the first intent and removed after the
 host's process lives cannot be known, so its intents are left alone until they expire. A process that was only
 frozen finds its keys taken back at the fence of its commit, and starts again with new ones: safety does
 not rest on being right here.
+
+Rows that somebody put back by hand may hold intents of ingests that were committed after the copy was made:
+their objects are what acknowledged images consist of. So an intent becomes a tombstone only where no snapshot
+of the store is newer than the rows. Else it goes without one, as in ``restore``, and ``rebuild`` may adopt
+its object; what nobody adopts the sweep finds.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final
@@ -29,11 +36,15 @@ import sqlalchemy as sa
 
 from regmeta import db
 from regmeta.db import Database
+from regmeta.errors import StoreUnavailable
 from regmeta.ingest.reserve import bury
 from regmeta.ingest.retry import retried
 from regmeta.ingest.unit_of_work import Writer
+from regmeta.maintain.collect.older import DatabaseIsOlder, check_not_older
 from regmeta.models import Intent
 from regmeta.store import BlobStore
+
+_log = logging.getLogger(__name__)
 
 _OWNERS: Final = sa.select(Intent.owner, Intent.host, sa.func.min(Intent.expires_at)).group_by(
     Intent.owner, Intent.host
@@ -69,7 +80,7 @@ def recover(writer: Writer, store: BlobStore) -> RecoverReport:
         gone = {*abandoned, *_vanished_owners(writer, store)}
         taken_back = 0
         if gone or _any_expired(writer.database):
-            taken_back = retried(lambda: _take_back(writer, gone))
+            taken_back = _take_back(writer, store, gone)
     written = writer.snapshots.flush_outbox()
     return RecoverReport(len(abandoned), taken_back, written)
 
@@ -90,9 +101,23 @@ def _any_expired(database: Database) -> bool:
         return connection.execute(expired).first() is not None
 
 
-def _take_back(writer: Writer, owners: Collection[UUID]) -> int:
+def _take_back(writer: Writer, store: BlobStore, owners: Collection[UUID]) -> int:
+    is_older = False
+    try:
+        check_not_older(writer.database, store)
+    except DatabaseIsOlder as error:
+        _log.warning("intents go without a tombstone: %s", error)
+        is_older = True
+    except StoreUnavailable as error:  # nobody knows: they may stay for as long as they like
+        _log.warning("intents are left for the next writer: %s", error)
+        return 0
+    return retried(lambda: _end_intents(writer, owners, are_dead=not is_older))
+
+
+def _end_intents(writer: Writer, owners: Collection[UUID], *, are_dead: bool) -> int:
     with writer.database.transaction("recover") as connection:
         now = db.clock(connection)
         keys = connection.execute(_TAKE_BACK, {"owners": list(owners), "now": now}).scalars().all()
-        bury(connection, keys, "abandoned", now, writer.lifetimes.tombstone)
+        if are_dead:
+            bury(connection, keys, "abandoned", now, writer.lifetimes.tombstone)
         return len(keys)

@@ -26,6 +26,7 @@ from regmeta.errors import UsageError
 
 MAX_LENGTH: Final = 500  # [characters]
 MAX_ALTERNATIVES: Final = 1000
+MAX_DEEP: Final = 3  # of ``**``: each more multiplies the ways in which a long name is tried
 # What no name has, no pattern needs: an escape or a blank in one is a mistake.
 _GRAMMAR: Final = re.compile(r"[A-Za-z0-9._/*?\[\]{},!^-]+")
 _EMPTY_SET: Final = re.compile(r"\[[!^]?\]|\{\}")
@@ -43,6 +44,8 @@ def check(pattern: str) -> str:
         raise UsageError(f"{shown!r} is no pattern of names: write letters, digits, . _ - / and * ? [] {{}}")
     if _EMPTY_PART.search(pattern):
         raise UsageError(f"{shown!r} is no pattern of names: a part of it is empty")
+    if pattern.count("**") > MAX_DEEP:
+        raise UsageError(f"{shown!r} is no pattern of names: more than {MAX_DEEP} times **")
     if _EMPTY_SET.search(pattern) or _is_open(pattern):
         raise UsageError(f"{shown!r} is no pattern of names: its brackets or braces do not fit")
     try:

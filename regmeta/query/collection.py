@@ -12,6 +12,7 @@ from sqlalchemy.engine import Connection
 
 from regmeta import db
 from regmeta.db import Database
+from regmeta.errors import InvalidDigest
 from regmeta.models import (
     Blob,
     GcTask,
@@ -24,6 +25,7 @@ from regmeta.models import (
 )
 from regmeta.models.base import UtcTime
 from regmeta.models.machinery import DEAD_AFTER
+from regmeta.oci.digest import Digest
 
 LATE: Final = timedelta(hours=24)  # a collector should have run by then
 SHOWN: Final = 100  # failures, the oldest first: they tell what is wrong
@@ -90,7 +92,8 @@ _TARGETS: Final = (
         GcTask.kind,
         GcTask.target_id,
         Repository.name.label("repository"),
-        sa.func.coalesce(Manifest.digest, Blob.digest).label("digest"),
+        # As bytes: what failed may have failed since this cannot be read.
+        sa.type_coerce(sa.func.coalesce(Manifest.digest, Blob.digest), sa.LargeBinary).label("digest"),
     )
     .outerjoin(Manifest, sa.and_(GcTask.kind == "manifest", Manifest.id == GcTask.target_id))
     .outerjoin(Blob, sa.and_(GcTask.kind == "blob", Blob.id == GcTask.target_id))
@@ -199,15 +202,24 @@ def targets_of(connection: Connection, task_ids: Collection[int]) -> Mapping[int
     """Return what tasks (by id) are about: ``repository@digest`` where that is known."""
     found: dict[int, str] = {}
     for row in connection.execute(_TARGETS, {"ids": list(task_ids)}):
+        digest = _readable(row.digest)
         if row.kind == "repository" and row.repository is not None:
             found[row.id] = row.repository
+        elif digest is not None:
+            found[row.id] = f"{row.repository}@{digest}" if row.repository is not None else digest
         elif row.digest is not None:
-            found[row.id] = (
-                f"{row.repository}@{row.digest}" if row.repository is not None else str(row.digest)
-            )
+            place = f"{row.repository}, " if row.repository is not None else ""
+            found[row.id] = f"{place}{row.kind} {row.target_id}"
         else:
             found[row.id] = f"{row.kind} {row.target_id}, which is gone"
     return found
+
+
+def _readable(stored: bytes | None) -> str | None:
+    try:
+        return None if stored is None else str(Digest.from_bytes(stored))
+    except InvalidDigest:
+        return None
 
 
 def _queue(

@@ -182,7 +182,7 @@ def _value(row: Any, window: timedelta) -> results.TagValue:
             image = "deleted"
         if not row.is_used or row.deleted_at is not None:
             ends = [moment + window for moment in (row.last_ended_at, row.deleted_at) if moment is not None]
-            kept_until = max(row.lease_until, *ends)
+            kept_until = max([row.lease_until, *ends])
     return results.TagValue(
         _key(row.started_at, row.id),
         row.manifest_digest,

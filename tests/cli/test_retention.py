@@ -137,6 +137,11 @@ def test_apply_is_refused_in_another_registry(
         "cut",
         "no digest",
         "no zone",
+        "[" * 100_000,
+        "\ufeff{}",
+        "tag of no tag",
+        "tag of another type",
+        "repository of no name",
     ],
 )
 def test_file_that_is_no_plan_is_refused(regmeta: Command, tmp_path: Path, content: str | None) -> None:
@@ -152,6 +157,15 @@ def test_file_that_is_no_plan_is_refused(regmeta: Command, tmp_path: Path, conte
         content = json.dumps(document)
     elif content == "no zone":
         document["moment"] = "2026-01-01T00:00:00"
+        content = json.dumps(document)
+    elif content == "tag of no tag":
+        document["drops"]["team/app"][0]["tag"] = "a\0b"
+        content = json.dumps(document)
+    elif content == "tag of another type":
+        document["drops"]["team/app"][0]["tag"] = ["1.0.0"]
+        content = json.dumps(document)
+    elif content == "repository of no name":
+        document["drops"]["\ud800"] = document["drops"].pop("team/app")
         content = json.dumps(document)
     if content is not None:
         plan.write_text(content)
@@ -175,3 +189,36 @@ def test_plan_that_drops_nothing_can_be_applied(regmeta: Command, tmp_path: Path
     )
     answer = regmeta("retention", "apply", plan)
     assert (answer.code, answer.err) == (0, "0 tags dropped, 0 before, 0 repositories refused\n")
+
+
+@pytest.mark.usefixtures("images")
+@pytest.mark.parametrize("moment", ["0001-01-01T00:00:00+00:00", "9999-12-31T23:59:59+00:00"])
+def test_plan_whose_moment_was_edited_drops_no_tag_that_the_policy_keeps(
+    regmeta: Command, home: Path, tmp_path: Path, moment: str
+) -> None:
+    (home / "regmeta.toml").write_text(POLICY.replace("newest_versions = 2", 'pushed_within = "1d"'))
+    plan = tmp_path / "plan.json"
+    regmeta("retention", "plan", "--output", plan)
+    document = json.loads(plan.read_text())
+    assert document["drops"] == {}
+    document["moment"] = moment
+    document["drops"] = {
+        "team/app": [
+            {"tag": tag["name"], "digest": tag["digest"], "started_at": tag["started_at"]}
+            for tag in regmeta("tag", "ls", "team/app", "--json").json
+        ]
+    }
+    plan.write_text(json.dumps(document))
+    for options in (["--dry-run"], []):
+        answer = regmeta("retention", "apply", plan, *options)
+        assert (answer.code, answer.out) == (6, answer.out)
+        assert len(live(regmeta)) == 4
+
+
+@pytest.mark.parametrize("regex", ["a{99999999999}", "(" * 5000])
+def test_regex_that_cannot_be_compiled_is_refused(regmeta: Command, home: Path, regex: str) -> None:
+    (home / "regmeta.toml").write_text(POLICY.replace("newest_versions = 2", f'tags_regex = ["{regex}"]'))
+    answer = regmeta("retention", "plan")
+    assert answer.code == 2
+    assert "tags_regex" in answer.err
+    assert len(answer.err) < 1000

@@ -11,10 +11,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 import sqlalchemy as sa
 
+from regmeta import db
 from regmeta.app import Writing, open_for_writing
 from regmeta.db import Database
 from regmeta.errors import Error, IdentityMismatch, StoreUnavailable
@@ -28,12 +30,22 @@ from regmeta.maintain.collect.sweep import sweep
 from regmeta.maintain.collect.terms import Terms
 from regmeta.maintain.rebuild.reconcile import reconcile as put_back
 from regmeta.maintain.rebuild.report import NoProgress as NothingShown
-from regmeta.models import Base
+from regmeta.models import Base, Intent
 from regmeta.settings import Settings
-from regmeta.store import BlobStore
+from regmeta.store import BlobStore, new_key
 from tests.builders import LayoutBuilder, digest_of
 from tests.support.fault_store import Fault, FaultStore, Kind, Plan
-from tests.support.registry import AT_ONCE, change, commit_one, counts, objects, tags
+from tests.support.registry import (
+    AT_ONCE,
+    change,
+    commit_one,
+    counts,
+    ingest_of,
+    objects,
+    request,
+    source_of,
+    tags,
+)
 
 Work = Callable[[Writing, BlobStore], object]
 
@@ -269,3 +281,47 @@ def test_writer_at_work_is_not_taken_for_a_newer_store(
 
     monkeypatch.setattr(writing.store, "walk_records", walk_while_others_write)
     assert _run(writing, writing.store) is not None
+
+
+def test_older_database_does_not_give_up_what_was_being_written_then(
+    settings: Settings, registry: Registry
+) -> None:
+    """The copy was made while an import was under way that was committed after it."""
+    image = registry.builder.image()
+    with (
+        source_of(registry.builder, registry.layout / "late") as source,
+        open_for_writing(settings) as other,
+    ):
+        late = ingest_of(other, request(source, image, tag="late"))
+        late.prepare()
+        copied = copy_of(other.database)
+        late.commit()
+        late.unit.finish()
+    put_copy_back(registry.writing.database, copied)
+    with open_for_writing(settings, lifetimes=AT_ONCE) as again:
+        assert counts(again.database, "intents", "tombstones") == {"intents": 0, "tombstones": 0}
+        registry.refuses(_run, DatabaseIsOlder, "'regmeta rebuild'")
+        assert put_back(again.writer, again.store, NothingShown()).problems == []
+        collect(again.writer, again.store)
+        assert tags(again.database)["late"] == digest_of(image)
+
+
+@pytest.mark.inconsistent  # the intents stay: nobody knows whether their objects are dead
+def test_intents_are_not_given_up_while_the_store_does_not_list_its_snapshots(
+    settings: Settings, registry: Registry
+) -> None:
+    database = registry.writing.database
+    digest = digest_of(registry.builder.image())
+    with database.transaction("test") as connection:
+        now = db.clock(connection)
+        values = {"key": new_key(digest), "digest": digest, "owner": uuid4(), "host": "elsewhere"}
+        connection.execute(sa.insert(Intent).values(**values, created_at=now, expires_at=now))
+    layouts = Path(registry.writing.store.location) / "layouts"
+    layouts.rename(layouts.with_name("away"))
+    with open_for_writing(settings, lifetimes=AT_ONCE) as again:
+        assert again.recovered.intents_taken_back == 0
+    assert counts(database, "intents", "tombstones") == {"intents": 1, "tombstones": 0}
+    layouts.with_name("away").rename(layouts)
+    with open_for_writing(settings, lifetimes=AT_ONCE) as again:
+        assert again.recovered.intents_taken_back == 1
+    assert counts(database, "intents", "tombstones") == {"intents": 0, "tombstones": 1}

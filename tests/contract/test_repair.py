@@ -16,6 +16,7 @@ from regmeta.ingest.plan import Lifetimes
 from regmeta.ingest.tags import remove_tag, set_tag
 from regmeta.maintain.collect.plausible import ImplausibleLoss
 from regmeta.maintain.collect.sweep import sweep
+from regmeta.maintain.delete.manifest import delete_manifest
 from regmeta.maintain.repair.run import Outcome
 from regmeta.maintain.verify.findings import Finding, Kind
 from regmeta.oci.digest import Digest
@@ -271,6 +272,20 @@ def test_tag_whose_manifest_is_nowhere_goes_back_in_its_history(damaged: Damaged
         database.close()
     left = {finding.kind for finding in damaged.found()}
     assert left <= {Kind.TASK_MISSING}
+
+
+@pytest.mark.inconsistent
+def test_tag_does_not_go_back_to_an_image_that_somebody_deleted(damaged: Damaged, writing: Writing) -> None:
+    delete_manifest(writing.writer, "app", damaged.old)
+    commit_one(writing, damaged.builder, damaged.builder.image(), damaged.layout / "other", "other", "x")
+    damaged.sql(
+        "UPDATE tags SET manifest_digest = :lost, manifest_id = (SELECT t.manifest_id FROM tags t WHERE"
+        " t.name = 'x') WHERE ended_at IS NULL AND name = 'v1'",
+        lost=Digest.of(b"nowhere").to_bytes(),
+    )
+    outcomes = damaged.repaired()
+    assert [o.is_repaired for o in outcomes if o.finding.kind is Kind.TAG_DRIFT] == [False]
+    assert Kind.DELETED_IN_USE not in {finding.kind for finding in damaged.found()}
 
 
 # --- machinery --------------------------------------------------------------------------------

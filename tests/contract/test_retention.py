@@ -398,15 +398,24 @@ def test_time_that_passes_between_plan_and_apply_drops_nothing_more(writing: Wri
     tomorrow = planned(writing, policies)
     assert (dropped(plan), dropped(tomorrow)) == ({"v3", "v4"}, {"v2", "v3", "v4"})
     change(writing.database, "UPDATE tags SET started_at = started_at + :age", age=DAY_US)
-    as_of_tomorrow = replace(tomorrow.drop_plan, moment=tomorrow.moment + DAY)
-    back = planned(writing, policies)
-    shifted = replace(as_of_tomorrow, drops={"app": (*back.drop_plan.drops["app"],)})
-    [refused] = apply_plan(writing.writer, shifted, policies)
-    assert str(refused.error).startswith(
-        "app:v2 would be dropped now"
-    )  # as of the moment that the plan names
+    as_of_yesterday = replace(plan.drop_plan, id=uuid4(), moment=plan.moment - DAY)
+    [refused] = apply_plan(writing.writer, as_of_yesterday, policies)
+    # As of the moment that the plan names.
+    assert str(refused.error).startswith("app:v3 is in the plan, and is kept now")
     [done] = applied(writing, plan, policies)
     assert done.tags == ("v3", "v4")
+
+
+@pytest.mark.usefixtures("five")
+def test_plan_of_a_moment_that_is_yet_to_come_is_refused(writing: Writing) -> None:
+    policies = policy(Rule("young", pushed_within=2 * DAY + timedelta(hours=1)))
+    plan = planned(writing, policies)
+    early = replace(plan.drop_plan, moment=plan.moment + DAY)
+    with pytest.raises(PlanOutdated, match="yet to come"):
+        check_plan(writing.database, early, policies, ())
+    with pytest.raises(PlanOutdated, match="yet to come"):
+        apply_plan(writing.writer, early, policies)
+    assert set(tags(writing.database)) == {"v0", "v1", "v2", "v3", "v4"}
 
 
 @pytest.mark.usefixtures("five")

@@ -82,8 +82,8 @@ def test_tag_is_moved_in_a_fixed_number_of_statements(
 ) -> None:
     other = builder.image()
     commit_one(writing, builder, other, layout, tag="v2")
-    # locked (2), outbox, clock, ingest, manifest, live, what makes it immutable, old ended, new started, event,
-    # task, result; then the snapshot (3) and the outbox cleared
+    # locked (2), outbox, clock, ingest, manifest, live, what makes it immutable, old ended, new started,
+    # event, task, result; then the snapshot (3) and the outbox cleared
     with counted(writing.database.engine) as found:
         set_tag(writing.writer, "app", "v1", digest_of(other))
     assert len(found) <= 17, str(found)

@@ -87,6 +87,22 @@ def test_history_tells_what_was_deleted_and_what_was_collected(
         assert (value.digest, value.image, value.kept_until) == (digest_of(image), "collected", None)
 
 
+def test_image_that_came_again_without_its_tag_is_kept_by_its_lease(
+    settings: Settings, builder: LayoutBuilder, layout: Path
+) -> None:
+    with open_for_writing(settings) as writing:
+        image = builder.image()
+        commit_one(writing, builder, image, layout)
+        remove_tag(writing.writer, "app", "v1")
+        let_pass(writing.database, WEEK + timedelta(hours=1))
+        collect(writing.writer, writing.store)
+        commit_one(writing, builder, image, layout, tag=None)
+        [value] = values(writing)
+        assert value.image == "here"
+        lease = scalar(writing.database, "SELECT lease_until FROM manifests")
+        assert value.kept_until == UtcTime().process_result_value(lease, None)  # type: ignore[arg-type]
+
+
 def test_history_is_given_page_by_page(writing: Writing, images: list[Json]) -> None:
     for number in range(7):
         set_tag(writing.writer, "app", "v1", digest_of(images[(number + 1) % 3]))

@@ -19,6 +19,7 @@ from regmeta.maintain.delete.undelete import undelete_manifest, undelete_reposit
 from regmeta.query import deleted
 from regmeta.settings import Settings
 from tests.builders import AMD64, ARM64, Json, LayoutBuilder, digest_of
+from tests.support.clock import let_pass
 from tests.support.deleting import assert_verified, events, here, state, stored
 from tests.support.registry import AT_ONCE, NOW, change, commit_one, rows, tags
 
@@ -206,6 +207,24 @@ def test_child_comes_back_alone_and_its_index_stays_deleted(writing: Writing, im
     assert undelete_manifest(writing.writer, "app", child).restored == (child,)
     assert here(writing) == {child, digest_of(images[1])}
     assert len(stored(writing)) == 4
+
+
+def test_child_that_came_back_alone_outlives_its_index_by_a_lease(
+    writing: Writing, builder: LayoutBuilder, layout: Path
+) -> None:
+    child = builder.image()
+    index = builder.index([child])
+    commit_one(writing, builder, index, layout)
+    delete_manifest(writing.writer, "app", digest_of(index), cascade=True)
+    let_pass(writing.database, writing.writer.lifetimes.history - timedelta(hours=1))
+    undelete_manifest(writing.writer, "app", digest_of(child))
+    let_pass(writing.database, timedelta(hours=2))
+    while collect(writing.writer, writing.store).tasks:
+        pass
+    assert stored(writing) == here(writing) == {digest_of(child)}
+    let_pass(writing.database, writing.writer.lifetimes.lease)
+    collect(writing.writer, writing.store)
+    assert stored(writing) == set()
 
 
 def test_manifest_that_is_here_or_was_collected_does_not_come_back(

@@ -54,7 +54,9 @@ def test_nothing_is_lost_in_hundreds_of_orders(all_registries: Arena) -> None:
             figures.update(run.figures)
     print(dict(figures))
     assert figures["acknowledged"] > 10 * len(schedules.SEEDS)
-    for what in ("objects deleted", "intents taken back", "exported", "swept", "given up"):
+    met = ("objects deleted", "intents taken back", "exported", "swept", "given up", "refused")
+    deletes = ("purged", "in common", "did delete", "did undelete", "did restore", "did lock", "did unlock")
+    for what in (*met, *deletes, "retention applied"):
         assert figures[what] > 10, f"{what}: {figures}"
 
 

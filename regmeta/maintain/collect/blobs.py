@@ -72,11 +72,16 @@ _UNLINK: Final = _unlink(
 _UNLINK_POPULAR: Final = _unlink(
     sa.exists().where(
         Manifest.repository_id == RepositoryBlob.repository_id,
-        sa.exists().where(
-            ManifestBlob.manifest_id == Manifest.id, ManifestBlob.blob_id == RepositoryBlob.blob_id
-        ),
+        # Said, since of two levels up it is not found out: else it is the blob of any link at all.
+        sa.exists()
+        .where(ManifestBlob.manifest_id == Manifest.id, ManifestBlob.blob_id == RepositoryBlob.blob_id)
+        .correlate(Manifest, RepositoryBlob),
     )
 )
+# Two collectors may each take the last manifest but one that names a blob, in different repositories, and
+# still see the other's. So they meet at the blob's row: who comes later sees that the other's has gone. A
+# commit that relies on the blob is not held up.
+_MEET: Final = sa.select(Blob.id).where(Blob.id.in_(_ids)).order_by(Blob.id).with_for_update(key_share=True)
 _LOCK_BLOBS: Final = (
     sa.select(Blob.id)
     .where(Blob.id.in_(_ids), IS_NOT_NAMED)
@@ -94,7 +99,14 @@ _DELETE: Final = (
     .returning(Blob.id, Blob.key, Blob.size_bytes)
 )
 _LEFT: Final = sa.select(Blob.id, Blob.lease_until).where(Blob.id.in_(_ids), IS_NOT_NAMED)
-_LINKED: Final = sa.select(RepositoryBlob.repository_id).where(RepositoryBlob.blob_id.in_(_ids)).distinct()
+# Of those only that no manifest names: links to a base layer are in use, in any number of repositories,
+# and to look at them would hold up each of these.
+_LINKED: Final = (
+    sa.select(RepositoryBlob.repository_id)
+    .join(Blob, Blob.id == RepositoryBlob.blob_id)
+    .where(RepositoryBlob.blob_id.in_(_ids), IS_NOT_NAMED)
+    .distinct()
+)
 _LOCK_REPOSITORIES: Final = (
     sa.select(Repository.id)
     .where(Repository.id.in_(_repositories))
@@ -132,6 +144,7 @@ def delete_blobs(
     """
     now, count = change.stamp.now, 0
     for some in chunks(sorted(blob_ids)):
+        connection.execute(_MEET, {"ids": some}).all()
         locked = connection.execute(_LOCK_BLOBS, {"ids": some}).scalars().all()
         # A new statement, so that it sees what was committed until the rows were locked.
         gone: Any = connection.execute(_DELETE, {"ids": locked, "now": now}).all()

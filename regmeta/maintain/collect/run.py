@@ -166,7 +166,8 @@ class _Run:
                     return False
                 done = self._one_repository(repository_id)
                 busy |= done is None
-                if done is None or len(done.failed) == done.tasks:  # nothing, or all of it in vain
+                # Nothing, or all that was due in vain; where more is due it comes next.
+                if done is None or len(done.failed) == done.tasks < tasks.CHUNK_TASKS:
                     passed_over.add(repository_id)
         return busy
 

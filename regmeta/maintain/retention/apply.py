@@ -154,8 +154,9 @@ def _check_terms(connection: Connection, plan: DropPlan, policies: Sequence[Poli
             f" {made_for.epoch}; here is the store {found.store_id} with the database {found.database_id} in"
             f" epoch {found.epoch}"
         )
-    now = fingerprint(policies)
-    if now != plan.policies:
+    if plan.moment > db.clock(connection):
+        raise PlanOutdated(f"the plan was made at {plan.moment.isoformat()}, which is yet to come")
+    if fingerprint(policies) != plan.policies:
         raise PlanOutdated("the retention policies of the settings are not those that the plan was made for")
 
 

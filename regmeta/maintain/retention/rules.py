@@ -125,7 +125,7 @@ def _within(
     key: Callable[[Candidate], datetime | None],
 ) -> dict[str, str]:
     reason = f"{what} within {_said(length)}"
-    return {each.tag: reason for each in population if (at := key(each)) is not None and at >= now - length}
+    return {each.tag: reason for each in population if (at := key(each)) is not None and now - at <= length}
 
 
 def _said(length: timedelta) -> str:

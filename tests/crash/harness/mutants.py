@@ -22,7 +22,12 @@ from regmeta.store import durable, filesystem
 from tests.crash.harness import kill_points, power_cuts, schedules
 from tests.crash.harness.places import Arena
 from tests.crash.harness.report import Failure, Result, measured
-from tests.crash.harness.schedule_mutants import digest_named_keys, judged_outside, without_fence
+from tests.crash.harness.schedule_mutants import (
+    digest_named_keys,
+    judged_outside,
+    listed_before_the_lock,
+    without_fence,
+)
 from tests.crash.harness.use_cases import use_case
 
 EVERY_POINT: Final = 2  # of a use case: a mutant shows at many of them
@@ -215,6 +220,13 @@ MUTANTS: Final = (
         "schedules",
         frozenset({"dangling", "lost", "partial"}),
         judged_outside,
+        _schedules(200),
+    ),
+    Mutant(
+        "delete by digest looks for an index before its lock",
+        "schedules",
+        frozenset({"partial"}),
+        listed_before_the_lock,
         _schedules(200),
     ),
 )

@@ -1,6 +1,7 @@
 """T14: threads that share a registry as processes would, in an order that a seed draws.
 
-Two writers, two collectors, a sweeper and a reader. Each opens the registry for itself: its own connections,
+Two writers, two collectors, a sweeper and a reader; what writers do besides pushing and tagging is in
+``schedule_acts``. Each opens the registry for itself: its own connections,
 its own staging folder and lock. All leases, intents and windows are over at once, so that nothing is safe
 because it is young. The baton is passed at each failpoint, and before and after each transaction; on SQLite
 never inside one, since the file's lock is held there. On SQLite the clock is a counter, so a seed gives the
@@ -35,7 +36,8 @@ from regmeta.ingest import local_registry
 from regmeta.ingest.plan import ImageRequest, Lifetimes
 from regmeta.ingest.tags import remove_tag, set_tag
 from regmeta.maintain.collect.again import retry_now
-from regmeta.maintain.collect.run import collect
+from regmeta.maintain.collect.reconcile import reconcile_queue
+from regmeta.maintain.collect.run import NoProgress, collect
 from regmeta.maintain.collect.sweep import sweep
 from regmeta.maintain.recover import recover
 from regmeta.oci.digest import Digest
@@ -50,6 +52,7 @@ from tests.crash.harness.baton import Baton, Stuck, Trace
 from tests.crash.harness.children import InlineExecutor, Mutate, run_child, spread
 from tests.crash.harness.places import Arena, Place
 from tests.crash.harness.report import Failure, Result, measured
+from tests.crash.harness.schedule_acts import COMMON, Own, act_in_common, half_deleted
 from tests.crash.harness.schedule_images import BUILDER, IMAGES, LAYOUT, MemoryExport, tree
 from tests.support import consistency, registry
 
@@ -59,9 +62,11 @@ QUICK_SEEDS: Final = {"sqlite": 24, "postgresql": 3}
 FIRST_SEED: Final = {"sqlite": 1, "postgresql": 100_001}
 BLOCKS_AFTER_S: Final = 0.03
 
-REPOSITORIES: Final = ("app", "lib")
+REPOSITORIES: Final = ("app", "lib")  # both writers push and tag
+EVERYWHERE: Final = (*REPOSITORIES, "writer-1", "writer-2", COMMON)
 SESSIONS: Final = 2  # how often a writer closes and opens the registry
-OPERATIONS: Final = 3  # of one session
+OPERATIONS: Final = 5  # of one session
+IN_A_ROW: Final = 3  # of deletes and their undoing, so that some is undone before a collector comes
 ROUNDS: Final = 6  # of collectors and sweeper at most, while anybody writes
 READS: Final = 24  # the same of the reader
 NOW: Final = registry.NOW
@@ -72,7 +77,7 @@ NOT_YIELDING: Final = ("layout.",)  # under a lock that others wait for, and no 
 _KINDS: Final = (
     ("dangling", ("its object", "bytes stored", "another digest", "not those of its object")),
     ("orphans", ("no row knows it", "staging/")),
-    ("partial", ("is not there (", "is nothing", "manifest_blobs are", "index_manifests are")),
+    ("partial", ("is not there (", "is nothing", "manifest_blobs are", "index_manifests are", "was deleted")),
 )
 
 
@@ -164,14 +169,20 @@ class _Everybody:
     writing: int = 2  # how many writers have not ended
     own: dict[tuple[str, str], Digest | None] = field(default_factory=dict)  # tags of one writer
     last: dict[str, Digest | None] = field(default_factory=dict)  # what each writer last did to ``both``
+    owned: dict[str, Own] = field(default_factory=dict)  # by writer
+
+    def __post_init__(self) -> None:
+        """Give each writer a repository of its own."""
+        for name in ("writer-1", "writer-2"):
+            self.owned[name] = Own(name, lambda kind, text: self.found.bad.append((kind, text)), self.count)
 
     def bodies(self) -> dict[str, Callable[[], None]]:
         """Return what is to be run, by name."""
         return {
             "writer 1": lambda: self._write("writer-1"),
             "writer 2": lambda: self._write("writer-2"),
-            "collector 1": self._collect,
-            "collector 2": self._collect,
+            "collector 1": lambda: self._collect("collector-1"),
+            "collector 2": lambda: self._collect("collector-2"),
             "sweeper": self._sweep,
             "reader": self._read,
         }
@@ -194,6 +205,19 @@ class _Everybody:
                 closing(open_source(str(self.place.sources / LAYOUT))) as source,
             ):
                 for _ in range(OPERATIONS):
+                    [where] = drawn.choices(("pushes", "own", "common"), (3, 2, 2))
+                    if where == "own":
+                        for _ in range(IN_A_ROW):
+                            with self._given_up():
+                                self.owned[name].act(writing, source, drawn)
+                        continue
+                    if where == "common":
+                        for _ in range(IN_A_ROW):
+                            with suppress(errors.NotFound, errors.Refused), self._given_up():
+                                act_in_common(writing, source, drawn)
+                                self.count("in common")
+                            self.found.bad.extend(half_deleted(writing.database))
+                        continue
                     repository = drawn.choice(REPOSITORIES)
                     tag = drawn.choice((name, name, f"{name}-too", "both", None))
                     image = drawn.choice(IMAGES)
@@ -241,14 +265,21 @@ class _Everybody:
             if not self.writing:
                 return
 
-    def _collect(self) -> None:
+    def _collect(self, name: str) -> None:
+        drawn = random.Random(f"{self.seed} {name}")
         with open_for_writing(self.place.settings, lifetimes=AT_ONCE) as writing:
             for _ in self._while_writing():
                 with self._given_up():
                     taken = recover(writing.writer, writing.store)
                     self.count("intents taken back", taken.intents_taken_back)
+                    if drawn.random() < 0.2:
+                        retry_now(writing.database)
+                    if drawn.random() < 0.2:
+                        reconcile_queue(writing.database, writing.store, name, AT_ONCE, NoProgress())
                     report = collect(writing.writer, writing.store)
                     self.count("objects deleted", report.objects.deleted)
+                    self.count("purged", report.repositories)
+                    self.found.bad.extend(("error", f"{name}: {told}") for told in report.failures)
 
     def _sweep(self) -> None:
         with open_for_reading(self.place.settings, check_store=True) as reading:
@@ -259,7 +290,8 @@ class _Everybody:
     def _read(self) -> None:
         with open_for_reading(self.place.settings) as reading:
             for _ in self._while_writing(READS):
-                for repository in REPOSITORIES:
+                self.found.bad.extend(half_deleted(reading.database))
+                for repository in EVERYWHERE:
                     for tag, interval in _intervals(reading.database, repository).items():
                         told = _read_back(reading, repository, tag, interval)
                         self.count("exported", told is None)
@@ -305,7 +337,9 @@ def _judged(place: Place, everybody: _Everybody) -> Iterator[tuple[str, str]]:
             if "no row knows it" not in line:
                 yield _kind(line), line
         yield from _facts(database, everybody)
-        before = {name: registry.tags(database, name) for name in REPOSITORIES}
+        for own in everybody.owned.values():
+            yield from own.findings(database)
+        before = {name: registry.tags(database, name) for name in EVERYWHERE}
         with open_for_writing(place.settings, lifetimes=AT_ONCE) as writing:
             # An object that a writer made between being deleted and being looked for waits to be tried again.
             retry_now(writing.database)
@@ -323,7 +357,7 @@ def _judged(place: Place, everybody: _Everybody) -> Iterator[tuple[str, str]]:
         for table in ("intents", "tombstones", "gc_tasks", "layout_outbox"):
             if registry.scalar(database, f"SELECT count(*) FROM {table}"):
                 yield "orphans", f"collected: rows stay in {table}"
-        if before != {name: registry.tags(database, name) for name in REPOSITORIES}:
+        if before != {name: registry.tags(database, name) for name in EVERYWHERE}:
             yield "lost", "collected: tags have gone"
 
 
@@ -339,7 +373,7 @@ def _facts(database: Database, everybody: _Everybody) -> Iterator[tuple[str, str
 
 
 def _whole(writing: Writing) -> Iterator[tuple[str, str]]:
-    for repository in REPOSITORIES:
+    for repository in EVERYWHERE:
         for tag, interval in _intervals(writing.database, repository).items():
             told = _read_back(writing, repository, tag, interval)
             if told is not None:

@@ -59,6 +59,7 @@ def test_name_is_matched_by_any_of_several_patterns_and_by_none_of_none() -> Non
 @pytest.mark.parametrize(
     "pattern",
     [
+        "**/a/**/a/**/a/**/a",
         *("", " ", "a b", "a\\*", "!(a)", "~root", "a\n", "ä", "a" * 501, "v1|v2", "@(a)"),
         *("[a", "a]", "{a", "a}", "}{", "[]", "[!]", "{}", "{a,{b}"),
         *("/a", "a/", "a//b", "/"),
