@@ -43,16 +43,6 @@ PUSHED = "ingest.committing"
 
 
 @pytest.fixture
-def one(opened: Opened) -> Writing:
-    return opened()
-
-
-@pytest.fixture
-def other(opened: Opened) -> Writing:
-    return opened()
-
-
-@pytest.fixture
 def image(one: Writing, builder: LayoutBuilder, layout: Path) -> Json:
     """An image that is tagged v1."""
     made = builder.image(platform=AMD64)

@@ -37,16 +37,6 @@ SIGNATURE = "application/vnd.example.signature"
 
 
 @pytest.fixture
-def one(opened: Opened) -> Writing:
-    return opened()
-
-
-@pytest.fixture
-def other(opened: Opened) -> Writing:
-    return opened()
-
-
-@pytest.fixture
 def image(one: Writing, builder: LayoutBuilder, layout: Path) -> Json:
     """An image that lost its tag, and is due."""
     made = builder.image()

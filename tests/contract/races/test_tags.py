@@ -36,16 +36,6 @@ Race = Callable[..., tuple[Any, Any]]
 
 
 @pytest.fixture
-def one(opened: Opened) -> Writing:
-    return opened()
-
-
-@pytest.fixture
-def other(opened: Opened) -> Writing:
-    return opened()
-
-
-@pytest.fixture
 def image(one: Writing, builder: LayoutBuilder, layout: Path) -> Json:
     """An image that is tagged v1."""
     made = builder.image()
