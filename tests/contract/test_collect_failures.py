@@ -270,7 +270,9 @@ def test_object_of_which_it_is_not_known_whether_it_went_is_not_counted(
 ) -> None:
     writing = opened(KEEPING_TOMBSTONES)
     dead_images(writing, builder, layout, 1)
-    report = collect(writing.writer, FaultStore(writing.store, Plan(Fault("stat", Kind.RAISE)))).objects
+    report = collect(
+        writing.writer, FaultStore(writing.store, Plan(Fault("stat", Kind.RAISE, number=2)))
+    ).objects
     assert (report.deleted, len(report.failures), objects(writing.store)) == (2, 1, {})
     retry_now(writing.database)
     assert collect(writing.writer, writing.store).objects.deleted == 1

@@ -8,7 +8,8 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -30,7 +31,7 @@ from regmeta.maintain.collect.sweep import sweep
 from regmeta.maintain.collect.terms import Terms
 from regmeta.maintain.rebuild.reconcile import reconcile as put_back
 from regmeta.maintain.rebuild.report import NoProgress as NothingShown
-from regmeta.models import Base, Intent
+from regmeta.models import Base, Intent, Tombstone
 from regmeta.settings import Settings
 from regmeta.store import BlobStore, new_key
 from tests.builders import LayoutBuilder, digest_of
@@ -127,6 +128,24 @@ def test_empty_listing_is_not_believed(registry: Registry, work: Work, tmp_path:
     blobs.rename(tmp_path / "elsewhere")
     blobs.mkdir()
     registry.refuses(work, StoreUnavailable, "lists no object, the rows name 16: is all of it mounted")
+    blobs.rmdir()
+    (tmp_path / "elsewhere").rename(blobs)
+
+
+def test_objects_of_a_store_that_is_not_mounted_are_not_taken_for_gone(
+    registry: Registry, tmp_path: Path
+) -> None:
+    at_work = replace(AT_ONCE, tombstone=timedelta(hours=1))
+    collect(registry.writing.writer, registry.writing.store, Terms(at_work))
+    dead = counts(registry.writing.database, "tombstones")["tombstones"]
+    assert dead
+    with registry.writing.database.transaction("test") as connection:
+        connection.execute(sa.update(Tombstone).values(not_before=Tombstone.created_at))
+    blobs = Path(registry.writing.store.location) / "blobs"
+    blobs.rename(tmp_path / "elsewhere")
+    blobs.mkdir()
+    registry.refuses(_run, StoreUnavailable, "not one of 10 live objects is there.*is all of it mounted")
+    assert registry.garbage()["tombstones"] == dead
     blobs.rmdir()
     (tmp_path / "elsewhere").rename(blobs)
 

@@ -5,6 +5,7 @@ until no upload can be that old, and its key is deleted once more then; what app
 the sweep.
 
 A store that answers "done" is not believed: each key is looked at again, and only what is gone is counted.
+Nor is one in which neither dead nor live objects are: what is not mounted has not gone.
 No transaction is open while the store is asked.
 """
 
@@ -26,7 +27,7 @@ from regmeta.ingest.retry import retried
 from regmeta.maintain.collect.backoff import back_off, in_short
 from regmeta.maintain.collect.hold import check_may_delete
 from regmeta.maintain.collect.pause import pause, pausing, resume
-from regmeta.models import Tombstone
+from regmeta.models import Blob, Tombstone
 from regmeta.models.machinery import DEAD_AFTER
 from regmeta.store import BlobStore
 
@@ -84,6 +85,10 @@ _FAILED: Final = (
         drop_after=sa.bindparam("second"),
     )
 )
+
+
+SOME_LIVE: Final = 10
+_SOME_LIVE: Final = sa.select(Blob.key).where(Blob.state == "live").order_by(Blob.id).limit(SOME_LIVE)
 
 
 @dataclass(slots=True)
@@ -160,6 +165,7 @@ class _Deletion:
         """
         with pausing(self._database):
             check_may_delete(self._database, self._store)
+            self._check_mounted([row.key for row in rows])
         each = [[row.key] for row in rows]
         try:
             self._store.delete([row.key for row in rows])
@@ -179,6 +185,29 @@ class _Deletion:
             if self._in_a_row >= MANY_FAILURES:
                 break
         return gone, errors
+
+    def _check_mounted(self, dead: Sequence[str]) -> None:
+        """Refuse to take objects for gone where live ones are not to be found either (I8).
+
+        Raises:
+            StoreUnavailable: not one of them is there.
+        """
+        if any(map(self._may_be_there, dead)):
+            return
+        with self._database.read() as connection:
+            live = connection.execute(_SOME_LIVE).scalars().all()
+        if live and not any(map(self._may_be_there, live)):
+            raise StoreUnavailable(
+                f"{self._store.location}: not one of {len(live)} live objects is there, such as {live[0]}:"
+                " is all of it mounted?"
+            )
+
+    def _may_be_there(self, key: str) -> bool:
+        try:
+            return self._store.stat(key) is not None
+        except StoreUnavailable as error:
+            _log.debug("it may be there: %s", error)
+            return True
 
     def _why_not(self, key: str, keys: Sequence[str]) -> str | None:
         """Delete *keys*, and look whether *key* is gone; None if it is."""
