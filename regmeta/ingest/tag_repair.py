@@ -14,7 +14,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from regmeta.ingest.statements import Change, record_events
+from regmeta.ingest.statements import Change, queue_manifests, record_events
 from regmeta.models import Manifest, Tag
 from regmeta.oci.digest import Digest
 
@@ -59,10 +59,13 @@ _EARLIER: Final = (
 )
 
 
-def restore_tag(connection: Connection, change: Change, repository_id: int, tag_id: int) -> str | None:
+def restore_tag(
+    connection: Connection, change: Change, repository_id: int, tag_id: int, window: timedelta
+) -> str | None:
     """Put one interval right, under its repository's lock; say what was done, None if nothing could be.
 
-    The rows before and after it in the tag's history stay as they are.
+    The rows before and after it in the tag's history stay as they are. What it pointed at by mistake is
+    looked at by the collector a *window* later: nothing else may keep it.
     """
     of: dict[str, Any] = {"repository": repository_id, "of": tag_id}
     tag: Any = connection.execute(_TAG, of).first()
@@ -74,6 +77,8 @@ def restore_tag(connection: Connection, change: Change, repository_id: int, tag_
     if manifest_id is not None:
         if manifest_id != tag.manifest_id:
             _set(connection, tag_id, manifest_id=manifest_id)
+            if tag.manifest_id is not None:
+                queue_manifests(connection, change, repository_id, [tag.manifest_id], "untagged", window)
             done = f"points at {tag.manifest_digest} again"
         return done
     named: Any = connection.execute(_NAMED, {**of, "of": tag.manifest_id}).first()

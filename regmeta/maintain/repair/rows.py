@@ -117,7 +117,8 @@ class RowRepair:
         def once() -> str | None:
             with self._writer.database.transaction("restore_tag") as connection:
                 change = self._locked(connection, row.id)
-                return restore_tag(connection, change, row.id, tag_id)
+                window = self._writer.lifetimes.history
+                return restore_tag(connection, change, row.id, tag_id, window)
 
         done: str | None = retried(once)
         self._touched.add(row.id)
