@@ -157,7 +157,7 @@ def missing_root(builder: LayoutBuilder) -> Spoiled:
 
 
 def missing_opaque_child(builder: LayoutBuilder) -> Spoiled:
-    opaque = builder.blob(b"?", "application/vnd.example.other")
+    opaque = builder.blob(b"an opaque child that no other case has", "application/vnd.example.other")
     del builder.blobs[opaque["digest"]]
     return builder.index([opaque]), opaque["digest"]
 
