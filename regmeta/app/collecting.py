@@ -13,8 +13,9 @@ from regmeta.errors import Error, Locked, Unavailable
 from regmeta.ingest.plan import Lifetimes
 from regmeta.maintain.collect.due import until_next
 from regmeta.maintain.collect.hold import CollectionHeld, CollectionPaused
-from regmeta.maintain.collect.run import CollectReport, Progress, collect
+from regmeta.maintain.collect.run import CollectReport, collect
 from regmeta.maintain.collect.terms import Terms
+from regmeta.maintain.progress import Progress
 from regmeta.maintain.recover import recover
 from regmeta.settings import Settings
 

@@ -6,7 +6,8 @@ from regmeta.app import open_for_reading, open_for_writing
 from regmeta.app.collecting import terms_of
 from regmeta.maintain.collect.dry_run import DryRun
 from regmeta.maintain.collect.dry_run import plan_collection as plan
-from regmeta.maintain.collect.reconcile import Progress, Reconciled, reconcile_queue
+from regmeta.maintain.collect.reconcile import Reconciled, reconcile_queue
+from regmeta.maintain.progress import Progress
 from regmeta.settings import Settings
 
 

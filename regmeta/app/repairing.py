@@ -7,11 +7,11 @@ from contextlib import ExitStack, closing
 
 from regmeta.app import open_for_writing
 from regmeta.app.verification import verify
+from regmeta.maintain.progress import Progress
 from regmeta.maintain.repair.plan import Action, plan
 from regmeta.maintain.repair.run import Outcome
 from regmeta.maintain.repair.run import repair as run
 from regmeta.maintain.verify.findings import Kind
-from regmeta.maintain.verify.run import Progress
 from regmeta.settings import Settings
 from regmeta.sources.open import open_source
 

@@ -10,8 +10,8 @@ from uuid import UUID
 import msgspec
 
 from regmeta.app import open_for_reading, open_for_writing
+from regmeta.app.writers import immutable_of
 from regmeta.errors import InvalidDigest, InvalidName, InvalidSource, StoreUnavailable
-from regmeta.ingest.immutable import ImmutableTags
 from regmeta.maintain.collect.terms import KeepUntagged
 from regmeta.maintain.retention.apply import Applied, apply_plan, check_plan
 from regmeta.maintain.retention.plan import DropPlan, Plan, PlannedDrop, make_plan
@@ -46,11 +46,6 @@ def keeps_referrers(settings: Settings) -> Callable[[str], bool]:
 def untagged(settings: Settings) -> KeepUntagged | None:
     """Return what the collector asks about manifests without a tag; None if no policy keeps any."""
     return keeper_of_untagged(policies_of(settings))
-
-
-def immutable_of(settings: Settings) -> tuple[ImmutableTags, ...]:
-    """Return the rules of the settings that make tags immutable."""
-    return tuple(ImmutableTags(rule.repositories, rule.tags) for rule in settings.immutable)
 
 
 def plan(settings: Settings, repositories: Collection[str] = ()) -> Plan:

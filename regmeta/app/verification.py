@@ -7,8 +7,9 @@ from pathlib import Path
 
 from regmeta.app import open_for_reading
 from regmeta.app.checkpoints import FileCheckpoint
+from regmeta.maintain.progress import Progress
 from regmeta.maintain.verify.data import Subset
-from regmeta.maintain.verify.run import Options, Progress, VerifyReport
+from regmeta.maintain.verify.run import Options, VerifyReport
 from regmeta.maintain.verify.run import verify as run
 from regmeta.settings import Settings
 

@@ -33,13 +33,18 @@ def writer_of(
         platform.node(),
         settings.actor,
         lifetimes if lifetimes is not None else lifetimes_of(settings),
-        tuple(ImmutableTags(rule.repositories, rule.tags) for rule in settings.immutable),
+        immutable_of(settings),
     )
 
 
 def lifetimes_of(settings: Settings) -> Lifetimes:
     """Return how long things are left alone, as the settings say."""
     return Lifetimes(**{key: duration(text) for key, text in asdict(settings.collection).items()})
+
+
+def immutable_of(settings: Settings) -> tuple[ImmutableTags, ...]:
+    """Return the rules of the settings that make tags immutable."""
+    return tuple(ImmutableTags(rule.repositories, rule.tags) for rule in settings.immutable)
 
 
 def require_alone(store: BlobStore, mine: UUID | None = None) -> None:

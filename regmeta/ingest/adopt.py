@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from regmeta.errors import LostReservation
-from regmeta.ingest.immutable import Lock, put_back_locks
+from regmeta.ingest.immutable import Lock, add_locks
 from regmeta.ingest.plan import CommitResult
 from regmeta.ingest.reserve import chunks
 from regmeta.ingest.statements import Change, queue_manifests
@@ -130,7 +130,7 @@ def put_back_repository(connection: Connection, repository_id: int, row: Reposit
         },
     )
     connection.execute(_SET_OUTBOX, {"of": repository_id, "new_revision": row.revision})
-    put_back_locks(connection, repository_id, row.locks)
+    add_locks(connection, repository_id, row.locks)
 
 
 def note_problems(

@@ -11,21 +11,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Final
 
-import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from regmeta.errors import ImmutableTag
 from regmeta.ingest.statements import insert_ignoring
 from regmeta.models import TagLock
 from regmeta.oci import globs
-
-_LOCKS: Final = (
-    sa.select(TagLock.pattern, TagLock.created_at, TagLock.created_by)
-    .where(TagLock.repository_id == sa.bindparam("of"))
-    .order_by(TagLock.pattern)
-)
+from regmeta.query.history import LOCKS
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +70,7 @@ def immutable_tags(
             found.update(
                 {tag: str(rule) for tag in tags if tag not in found and globs.matches(rule.tags, tag)}
             )
-    for pattern in connection.execute(_LOCKS, {"of": repository_id}).scalars():
+    for pattern in connection.execute(LOCKS, {"of": repository_id}).scalars():
         found.update(
             {
                 tag: f"the lock {pattern}"
@@ -90,24 +83,26 @@ def immutable_tags(
 
 def locks_of(connection: Connection, repository_id: int) -> list[Lock]:
     """Return the locks of a repository, by pattern."""
-    return [Lock(*row) for row in connection.execute(_LOCKS, {"of": repository_id})]
+    return [Lock(*row) for row in connection.execute(LOCKS, {"of": repository_id})]
 
 
-def put_back_locks(connection: Connection, repository_id: int, locks: Sequence[Lock]) -> None:
-    """Add those of *locks* that a repository, whose lock is held, does not have."""
-    if locks:
-        connection.execute(
-            insert_ignoring(connection, TagLock, "repository_id", "pattern"),
-            [
-                {
-                    "repository_id": repository_id,
-                    "pattern": lock.pattern,
-                    "created_at": lock.created_at,
-                    "created_by": lock.created_by,
-                }
-                for lock in locks
-            ],
-        )
+def add_locks(connection: Connection, repository_id: int, locks: Sequence[Lock]) -> list[str]:
+    """Add those of *locks* that a repository, whose lock is held, does not have; returns their patterns."""
+    if not locks:
+        return []
+    added = connection.execute(
+        insert_ignoring(connection, TagLock, "repository_id", "pattern").returning(TagLock.pattern),
+        [
+            {
+                "repository_id": repository_id,
+                "pattern": lock.pattern,
+                "created_at": lock.created_at,
+                "created_by": lock.created_by,
+            }
+            for lock in locks
+        ],
+    )
+    return list(added.scalars())
 
 
 def refuse_immutable(

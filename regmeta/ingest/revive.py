@@ -11,28 +11,15 @@ from sqlalchemy.engine import Connection
 
 from regmeta.ingest.reserve import chunks
 from regmeta.ingest.statements import Change, queue_manifests, record_events
-from regmeta.models import IndexMember, Manifest
+from regmeta.models import Manifest
 from regmeta.models.base import UtcTime
 from regmeta.oci.digest import Digest
-
-
-def _below() -> Any:
-    start = (
-        sa.select(Manifest.id.label("id"))
-        .where(Manifest.id.in_(sa.bindparam("ids", expanding=True)))
-        .cte("below", recursive=True)
-    )
-    return start.union(
-        sa.select(IndexMember.child_id).join(
-            start, sa.and_(IndexMember.index_id == start.c.id, IndexMember.child_id.is_not(None))
-        )
-    )
-
+from regmeta.query.tree import below
 
 _until: Final[Any] = sa.bindparam("until", type_=UtcTime())
 _REVIVE: Final = (
     sa.update(Manifest)
-    .where(Manifest.id.in_(sa.select(_below().c.id)), Manifest.deleted_at.is_not(None))
+    .where(Manifest.id.in_(sa.select(below().c.id)), Manifest.deleted_at.is_not(None))
     .values(
         deleted_at=None,
         lease_until=sa.case((Manifest.lease_until < _until, _until), else_=Manifest.lease_until),
@@ -83,7 +70,7 @@ def revive(
     revived: dict[int, Digest] = {}
     until = change.stamp.now + delay
     for some in chunks(sorted(manifest_ids)):
-        revived.update(connection.execute(_REVIVE, {"ids": some, "until": until}).all())
+        revived.update(connection.execute(_REVIVE, {"roots": some, "until": until}).all())
     queue_manifests(connection, change, repository_id, revived, "restored", delay)
     found = sorted(revived.values())
     record_events(

@@ -57,6 +57,18 @@ class LockedRepository:
     state: str
     deleted_at: datetime | None
 
+    def require_active(self) -> None:
+        """Refuse to go on with one that was deleted.
+
+        Raises:
+            NotFound: it was.
+        """
+        if self.state != "active":
+            raise NotFound(
+                f"{self.name}: no such repository; it was deleted: undelete it first"
+                " (see 'regmeta repo undelete')"
+            )
+
 
 @dataclass(frozen=True, slots=True)
 class Change:
@@ -148,8 +160,7 @@ def lock_active_repository(connection: Connection, name: str) -> int:
         RepositoryNotActive: it is being purged.
     """
     found = lock_repository(connection, name)
-    if found.state != "active":
-        raise NotFound(f"{name}: no such repository; it was deleted: see 'regmeta repo undelete'")
+    found.require_active()
     return found.id
 
 

@@ -8,8 +8,9 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from regmeta.errors import NotFound, UsageError
+from regmeta.ingest.immutable import Lock, add_locks
 from regmeta.ingest.plan import TagChange
-from regmeta.ingest.statements import Change, insert_ignoring, record_events
+from regmeta.ingest.statements import Change, record_events
 from regmeta.ingest.tags import change_tags
 from regmeta.ingest.unit_of_work import Writer
 from regmeta.models import TagLock
@@ -38,14 +39,7 @@ def lock_tags(writer: Writer, repository: str, pattern: str) -> None:
         raise UsageError(f"{pattern!r} matches no tag: no tag has a slash")
 
     def lock(connection: Connection, change: Change, of: tuple[int, str]) -> list[TagChange]:
-        values = {
-            "repository_id": of[0],
-            "pattern": pattern,
-            "created_at": change.stamp.now,
-            "created_by": change.actor,
-        }
-        insert = insert_ignoring(connection, TagLock, "repository_id", "pattern")
-        if connection.execute(insert.returning(TagLock.pattern), values).first() is not None:
+        if add_locks(connection, of[0], [Lock(pattern, change.stamp.now, change.actor)]):
             record_events(connection, [change.event("tags.locked", of[0], tag=pattern)])
         return []
 

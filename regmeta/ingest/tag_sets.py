@@ -5,6 +5,7 @@ In sets, since the lock must not be held for a statement a tag: a repository may
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -49,13 +50,17 @@ _COUNT: Final = (
 )
 
 
+def later_than_all(now: datetime, moments: Iterable[datetime | None]) -> datetime:
+    """Return a time, from *now* on, that is later than all *moments*: what ends then is known by it."""
+    return max([now, *(moment + _TICK for moment in moments if moment is not None)])
+
+
 def end_all_tags(connection: Connection, change: Change, repository_id: int, window: timedelta) -> datetime:
     """End every live tag of a repository at one moment, and return it: no other interval ends at it.
 
     What loses its tag is looked at by the collector a *window* later.
     """
-    last = connection.execute(_LAST_CHANGE, {"of": repository_id}).one()
-    at: datetime = max([change.stamp.now, *(moment + _TICK for moment in last if moment is not None)])
+    at = later_than_all(change.stamp.now, connection.execute(_LAST_CHANGE, {"of": repository_id}).one())
     connection.execute(_END, {"of": repository_id, "at": at, "by": change.actor})
     lost = sa.select(Tag.manifest_id).where(*_ENDED_THEN, Tag.manifest_id.is_not(None)).distinct()
     parameters = {"of": repository_id, "at": at}

@@ -78,8 +78,7 @@ def change_tags(writer: Writer, repository: str, what: str, move: Move) -> Commi
     """
 
     def work(connection: Connection, of: LockedRepository, change: Change) -> CommitResult:
-        if of.state != "active":
-            raise NotFound(f"{repository}: no such repository")
+        of.require_active()
         changes = move(connection, change, (of.id, of.name))
         return CommitResult(((of.id, of.name),), tags_changed=tuple(changes))
 

@@ -31,6 +31,13 @@ LATE: Final = timedelta(hours=24)  # a collector should have run by then
 SHOWN: Final = 100  # failures, the oldest first: they tell what is wrong
 KINDS: Final = ("repository", "manifest", "blob")
 
+IS_NOT_NAMED: Final = sa.and_(
+    ~sa.exists().where(ManifestBlob.blob_id == Blob.id),
+    ~sa.exists().where(IndexMember.blob_id == Blob.id),
+    ~sa.exists().where(Manifest.blob_id == Blob.id),
+)
+"""Of a blob: no manifest holds it, no index lists it, and it is no manifest's own bytes."""
+
 _ids: Final[Any] = sa.bindparam("ids", expanding=True)
 _IS_DEAD: Final = GcTask.attempts >= DEAD_AFTER
 _QUEUES: Final = sa.select(
@@ -66,11 +73,7 @@ _TOMBSTONES: Final = sa.select(
 _UNNAMED_BYTES: Final = (
     sa.select(sa.func.coalesce(sa.func.sum(Blob.size_bytes), 0))
     .join(GcTask, sa.and_(GcTask.kind == "blob", GcTask.target_id == Blob.id))
-    .where(
-        ~sa.exists().where(ManifestBlob.blob_id == Blob.id),
-        ~sa.exists().where(IndexMember.blob_id == Blob.id),
-        ~sa.exists().where(Manifest.blob_id == Blob.id),
-    )
+    .where(IS_NOT_NAMED)
 )
 _FAILED_TASKS: Final = (
     sa.select(GcTask.id, GcTask.kind, GcTask.reason, GcTask.attempts, GcTask.last_error, GcTask.not_before)

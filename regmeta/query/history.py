@@ -104,7 +104,7 @@ _CHANGES: Final = (
 _EVER: Final = sa.select(models.Tag.id).where(
     models.Tag.repository_id == _of, models.Tag.name == sa.bindparam("tag")
 )
-_LOCKS: Final = (
+LOCKS: Final = (
     sa.select(models.TagLock.pattern, models.TagLock.created_at, models.TagLock.created_by)
     .where(models.TagLock.repository_id == _of)
     .order_by(models.TagLock.pattern)
@@ -168,7 +168,7 @@ def locks(database: Database, repository: str) -> list[results.TagLock]:
     """
     with database.read() as connection:
         of = repository_id(connection, repository)
-        rows: Any = connection.execute(_LOCKS, {"of": of})
+        rows: Any = connection.execute(LOCKS, {"of": of})
         return [results.TagLock(pattern, "lock", at, by) for pattern, at, by in rows]
 
 

@@ -21,7 +21,8 @@ from regmeta.query import results
 from regmeta.query.catalog import platform, resolve_in, tags_of
 
 
-def _below() -> Any:
+def below() -> Any:
+    """Return the ids of ``roots`` and of all manifests that they list, at any depth; a recursive CTE."""
     start = (
         sa.select(models.Manifest.id.label("id"))
         .where(models.Manifest.id.in_(sa.bindparam("roots", expanding=True)))
@@ -35,7 +36,7 @@ def _below() -> Any:
     )
 
 
-_tree = _below()
+_tree = below()
 _MANIFESTS: Final = sa.select(
     models.Manifest.id,
     models.Manifest.digest,

@@ -10,7 +10,6 @@ import pytest
 import sqlalchemy as sa
 
 from regmeta.app import Writing, open_for_writing, rebuilding
-from regmeta.db import Database
 from regmeta.ingest.tags import set_tag
 from regmeta.maintain.collect.sweep import sweep
 from regmeta.maintain.delete.manifest import delete_manifest
@@ -21,10 +20,9 @@ from regmeta.maintain.rebuild.report import NoProgress, Report
 from regmeta.models import Base
 from regmeta.settings import Settings
 from tests.builders import Json, LayoutBuilder, digest_of
+from tests.support.copies import copy_of, put_copy_back
 from tests.support.deleting import assert_verified, here, state, stored
 from tests.support.registry import AT_ONCE, change, commit_one, dump, open_parts, scalar, tags
-
-Rows = dict[str, list[dict[str, Any]]]
 
 
 @pytest.fixture
@@ -44,23 +42,6 @@ def fill(writing: Writing, builder: LayoutBuilder, layout: Path, images: list[Js
 
 def reconciled(writing: Writing, **options: Any) -> Report:
     return reconcile(writing.writer, writing.store, NoProgress(), **options)
-
-
-def copy_of(database: Database) -> Rows:
-    with database.read() as connection:
-        return {
-            table.name: [dict(row) for row in connection.execute(sa.select(table)).mappings()]
-            for table in Base.metadata.sorted_tables
-        }
-
-
-def put_copy_back(database: Database, copied: Rows) -> None:
-    with database.transaction("test") as connection:
-        for table in reversed(Base.metadata.sorted_tables):
-            connection.execute(sa.delete(table))
-        for table in Base.metadata.sorted_tables:
-            if copied[table.name]:
-                connection.execute(sa.insert(table), copied[table.name])
 
 
 def test_verification_and_reconciliation_leave_it_as_it_is(

@@ -11,7 +11,6 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -19,22 +18,23 @@ import sqlalchemy as sa
 
 from regmeta import db
 from regmeta.app import Writing, open_for_writing
-from regmeta.db import Database
 from regmeta.errors import Error, IdentityMismatch, StoreUnavailable
 from regmeta.ingest.tags import remove_tag, set_tag
 from regmeta.maintain.collect.dry_run import plan_collection
 from regmeta.maintain.collect.older import DatabaseIsOlder
 from regmeta.maintain.collect.plausible import ImplausibleLoss
 from regmeta.maintain.collect.reconcile import reconcile_queue
-from regmeta.maintain.collect.run import NoProgress, collect
+from regmeta.maintain.collect.run import collect
 from regmeta.maintain.collect.sweep import sweep
 from regmeta.maintain.collect.terms import Terms
+from regmeta.maintain.progress import NoProgress
 from regmeta.maintain.rebuild.reconcile import reconcile as put_back
 from regmeta.maintain.rebuild.report import NoProgress as NothingShown
-from regmeta.models import Base, Intent, Tombstone
+from regmeta.models import Intent, Tombstone
 from regmeta.settings import Settings
 from regmeta.store import BlobStore, new_key
 from tests.builders import LayoutBuilder, digest_of
+from tests.support.copies import copy_of, put_copy_back
 from tests.support.fault_store import Fault, FaultStore, Kind, Plan
 from tests.support.registry import (
     AT_ONCE,
@@ -199,25 +199,6 @@ def test_store_that_refuses_to_delete_loses_nothing_and_is_asked_again(registry:
 
 
 # --- the database -----------------------------------------------------------------------------
-
-
-def copy_of(database: Database) -> dict[str, list[dict[str, Any]]]:
-    """Return all rows, as a copy that somebody made by hand."""
-    with database.read() as connection:
-        return {
-            table.name: [dict(row) for row in connection.execute(sa.select(table)).mappings()]
-            for table in Base.metadata.sorted_tables
-        }
-
-
-def put_copy_back(database: Database, copied: dict[str, list[dict[str, Any]]]) -> None:
-    """Put the copy in the place of the rows, as somebody does who does not know 'regmeta restore'."""
-    with database.transaction("test") as connection:
-        for table in reversed(Base.metadata.sorted_tables):
-            connection.execute(sa.delete(table))
-        for table in Base.metadata.sorted_tables:
-            if copied[table.name]:
-                connection.execute(sa.insert(table), copied[table.name])
 
 
 @every

@@ -13,22 +13,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import sqlalchemy as sa
 
 from regmeta import errors, failpoints
 from regmeta.app import Writing, open_for_writing, rebuilding
-from regmeta.db import Database, clock
+from regmeta.db import clock
 from regmeta.ingest.adopt import lock_adoption, named_keys
 from regmeta.ingest.reserve import bury
 from regmeta.ingest.tags import remove_tag, set_tag
 from regmeta.maintain.rebuild import reconcile as reconcile_module
 from regmeta.maintain.rebuild.reconcile import reconcile
 from regmeta.maintain.rebuild.report import NoProgress, Report
-from regmeta.models import Base
 from regmeta.oci.digest import Digest
 from regmeta.settings import Settings
 from regmeta.store.filesystem import FilesystemStore
 from tests.builders import LayoutBuilder, digest_of, make_layout
+from tests.support.copies import copy_of, put_copy_back
 from tests.support.logical_dump import logical_dump
 from tests.support.registry import (
     change,
@@ -43,30 +42,9 @@ from tests.support.registry import (
     tags,
 )
 
-Rows = dict[str, list[dict[str, Any]]]
-
 
 def reconciled(writing: Writing) -> Report:
     return reconcile(writing.writer, writing.store, NoProgress())
-
-
-def copy_of(database: Database) -> Rows:
-    """Take a copy of the database, as a backup is."""
-    with database.read() as connection:
-        return {
-            table.name: [dict(row) for row in connection.execute(sa.select(table)).mappings()]
-            for table in Base.metadata.sorted_tables
-        }
-
-
-def restore(database: Database, copied: Rows) -> None:
-    """Put an old copy in the place of the database."""
-    with database.transaction("test") as connection:
-        for table in reversed(Base.metadata.sorted_tables):
-            connection.execute(sa.delete(table))
-        for table in Base.metadata.sorted_tables:
-            if copied[table.name]:
-                connection.execute(sa.insert(table), copied[table.name])
 
 
 def snapshots(writing: Writing) -> list[str]:
@@ -117,7 +95,7 @@ def test_restored_older_copy_gets_its_manifests_and_new_tags_back(
     commit_one(writing, builder, builder.image([b"untagged"]), layout, tag=None)
     set_tag(writing.writer, "app", "v1", digest_of(new))
     commit_one(writing, builder, new, layout, "only/in/store")
-    restore(writing.database, copied)
+    put_copy_back(writing.database, copied)
     report = reconciled(writing)
     assert tags(writing.database) == {"v1": digest_of(old), "v2": digest_of(new)}
     assert tags(writing.database, "only/in/store") == {"v1": digest_of(new)}
@@ -139,7 +117,7 @@ def test_tag_that_was_removed_does_not_come_back_from_a_newer_snapshot(
     remove_tag(writing.writer, "app", "gone")
     copied = copy_of(writing.database)
     set_tag(writing.writer, "app", "gone", digest_of(image))
-    restore(writing.database, copied)
+    put_copy_back(writing.database, copied)
     report = reconciled(writing)
     assert tags(writing.database) == {"v1": digest_of(image)}
     assert [problem.subject for problem in report.problems] == ["app:gone"]
@@ -382,7 +360,7 @@ def test_reconcile_stopped_at_any_point_and_run_again_puts_everything_back(
             reconciled(writing)
     for name in sorted(set(seen)):
         with open_for_writing(settings) as writing:
-            restore(writing.database, copied)
+            put_copy_back(writing.database, copied)
             lose_content(writing)
             change(writing.database, "UPDATE repositories SET revision = 1")
             with failpoints.armed(stopping_at(name)), pytest.raises(Stop):

@@ -19,8 +19,9 @@ from regmeta.ingest.tags import remove_tag, set_tag
 from regmeta.maintain.collect.hold import CollectionHeld
 from regmeta.maintain.collect.plausible import ImplausibleShare
 from regmeta.maintain.collect.reconcile import Reconciled, reconcile_queue
-from regmeta.maintain.collect.run import NoProgress, collect
+from regmeta.maintain.collect.run import collect
 from regmeta.maintain.collect.terms import FOREVER, Terms
+from regmeta.maintain.progress import NoProgress
 from regmeta.maintain.verify.findings import Kind
 from regmeta.models import GcTask
 from regmeta.settings import Settings

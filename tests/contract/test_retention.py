@@ -19,10 +19,11 @@ from regmeta.app import Writing, collecting, open_for_writing
 from regmeta.ingest.immutable import ImmutableTags
 from regmeta.ingest.tags import remove_tag, set_tag
 from regmeta.maintain.collect.run import collect
+from regmeta.maintain.collect.terms import FOREVER
 from regmeta.maintain.retention.apply import Applied, PlanOutdated, apply_plan, check_plan
 from regmeta.maintain.retention.plan import Plan, make_plan
 from regmeta.maintain.retention.policy import Policy, Rule, Untagged
-from regmeta.maintain.retention.untagged import FOREVER, keeper_of_untagged
+from regmeta.maintain.retention.untagged import keeper_of_untagged
 from regmeta.oci.digest import Digest
 from regmeta.settings import KeepUntagged, Retention, RetentionPolicy, Settings
 from tests.builders import AMD64, ARM64, LayoutBuilder, digest_of, make_layout

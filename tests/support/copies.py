@@ -9,14 +9,17 @@ import subprocess
 import time
 from contextlib import closing, nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from regmeta import errors
 from regmeta.app import Writing, backups
 from regmeta.app.backups import Restored
 from regmeta.db import Database
 from regmeta.maintain.rebuild.report import NoProgress
+from regmeta.models import Base
 from regmeta.settings import Settings
 from tests.builders import LayoutBuilder
 from tests.support.consistency import findings
@@ -24,6 +27,26 @@ from tests.support.logical_dump import logical_dump
 from tests.support.registry import commit_one, open_parts, rows
 
 Dump = dict[str, list[tuple[object, ...]]]
+Rows = dict[str, list[dict[str, Any]]]
+
+
+def copy_of(database: Database) -> Rows:
+    """Return all rows, as a copy that somebody made by hand."""
+    with database.read() as connection:
+        return {
+            table.name: [dict(row) for row in connection.execute(sa.select(table)).mappings()]
+            for table in Base.metadata.sorted_tables
+        }
+
+
+def put_copy_back(database: Database, copied: Rows) -> None:
+    """Put the copy in the place of the rows, as somebody does who does not know 'regmeta restore'."""
+    with database.transaction("test") as connection:
+        for table in reversed(Base.metadata.sorted_tables):
+            connection.execute(sa.delete(table))
+        for table in Base.metadata.sorted_tables:
+            if copied[table.name]:
+                connection.execute(sa.insert(table), copied[table.name])
 
 
 def use_client_programs(monkeypatch: pytest.MonkeyPatch) -> None:

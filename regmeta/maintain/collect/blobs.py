@@ -16,8 +16,8 @@ from regmeta.ingest.plan import Lifetimes
 from regmeta.ingest.reserve import bury_sized, chunks
 from regmeta.ingest.statements import Change, queue_blobs, queue_snapshot
 from regmeta.maintain.collect import tasks
-from regmeta.maintain.collect.reachable import IS_NOT_NAMED
 from regmeta.models import Blob, IndexMember, Manifest, ManifestBlob, Repository, RepositoryBlob
+from regmeta.query.collection import IS_NOT_NAMED
 
 SOON: Final = timedelta(minutes=1)  # when another transaction was at it
 TICK: Final = timedelta(milliseconds=2)  # later than now by either database's clock

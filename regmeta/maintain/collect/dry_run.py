@@ -26,13 +26,13 @@ from regmeta import db
 from regmeta.db import Database
 from regmeta.ingest.reserve import chunks
 from regmeta.maintain.collect import tasks
+from regmeta.maintain.collect.dead_objects import IS_DUE
 from regmeta.maintain.collect.hold import check_may_delete
 from regmeta.maintain.collect.judge import judge
 from regmeta.maintain.collect.manifests import CHILDREN, HELD_BLOBS, HOLDERS, REFERRERS
 from regmeta.maintain.collect.older import SOME_SNAPSHOTS, check_not_older
 from regmeta.maintain.collect.terms import Terms
 from regmeta.models import Blob, GcTask, Manifest, Repository, RepositoryBlob, Tombstone
-from regmeta.models.machinery import DEAD_AFTER
 from regmeta.oci.digest import Digest
 from regmeta.store import BlobStore
 
@@ -65,9 +65,7 @@ _LINKS: Final = sa.select(
     RepositoryBlob.blob_id, RepositoryBlob.repository_id, RepositoryBlob.linked_at
 ).where(RepositoryBlob.blob_id.in_(_ids))
 _OBJECTS: Final = sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(Tombstone.size_bytes), 0)).where(
-    Tombstone.deleted_at.is_(None),
-    Tombstone.not_before <= sa.bindparam("now"),
-    Tombstone.attempts < DEAD_AFTER,
+    IS_DUE
 )
 
 

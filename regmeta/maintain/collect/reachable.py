@@ -13,7 +13,8 @@ from typing import Final
 import sqlalchemy as sa
 from sqlalchemy.orm import aliased
 
-from regmeta.models import Blob, GcTask, IndexMember, Manifest, ManifestBlob, Repository, Tag
+from regmeta.models import Blob, GcTask, IndexMember, Manifest, Repository, Tag
+from regmeta.query.collection import IS_NOT_NAMED
 
 _subject = aliased(Manifest)
 
@@ -30,13 +31,6 @@ IS_KEPT: Final = sa.or_(*_KEEPERS)
 """Of a manifest: a live tag names it, an index lists it, or what it refers to is here."""
 # Not "not any": PostgreSQL makes joins of these.
 IS_NOT_KEPT: Final = sa.and_(*(~keeper for keeper in _KEEPERS))
-
-IS_NOT_NAMED: Final = sa.and_(
-    ~sa.exists().where(ManifestBlob.blob_id == Blob.id),
-    ~sa.exists().where(IndexMember.blob_id == Blob.id),
-    ~sa.exists().where(Manifest.blob_id == Blob.id),
-)
-"""Of a blob: no manifest holds it, no index lists it, and it is no manifest's own bytes."""
 
 # Garbage that no task will collect. What is leased still is not garbage yet; bind ``now``.
 MANIFEST_IS_FORGOTTEN: Final = sa.and_(

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from itertools import groupby
-from typing import Any, Final, Protocol
+from typing import Any, Final
 from uuid import uuid4
 
 import sqlalchemy as sa
@@ -41,11 +41,12 @@ from regmeta.maintain.collect.reachable import (
     MANIFEST_IS_FORGOTTEN,
     REPOSITORY_IS_FORGOTTEN,
 )
+from regmeta.maintain.collect.tasks import CHUNK_TASKS
+from regmeta.maintain.progress import Progress
 from regmeta.models import Blob, Manifest, Repository
 from regmeta.store import BlobStore
 
 PAGE_ROWS: Final = 2000
-CHUNK_TASKS: Final = 200  # of one transaction: the repository's lock is held for as long as they take
 REASON: Final = "found without a task"
 
 _Model = type[Manifest] | type[Blob] | type[Repository]
@@ -59,16 +60,6 @@ _FORGOTTEN: Final[dict[_Model, Any]] = {
     Blob: sa.select(sa.literal(0), Blob.id).where(BLOB_IS_FORGOTTEN),
 }
 _LOCK: Final = sa.select(Repository.id).where(Repository.id == sa.bindparam("of")).with_for_update()
-
-
-class Progress(Protocol):
-    """Who is told how it gets on."""
-
-    def began(self, what: str, total: int | None) -> None:
-        """A pass begins, of so many steps."""
-
-    def advanced(self, steps: int) -> None:
-        """Steps were taken."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
-from typing import Protocol
 
 from regmeta import db
 from regmeta.errors import Error, Refused, Unavailable
@@ -22,30 +21,11 @@ from regmeta.maintain.collect.older import SOME_SNAPSHOTS, check_not_older
 from regmeta.maintain.collect.pause import pausing
 from regmeta.maintain.collect.purge import purge
 from regmeta.maintain.collect.terms import Terms
+from regmeta.maintain.progress import NoProgress, Progress
 from regmeta.query.collection import targets_of
 from regmeta.store import BlobStore
 
 _log = logging.getLogger(__name__)
-
-
-class Progress(Protocol):
-    """Who is told how a collection gets on."""
-
-    def began(self, what: str, total: int | None) -> None:
-        """A pass begins, of about so many steps."""
-
-    def advanced(self, steps: int) -> None:
-        """Steps were taken."""
-
-
-class NoProgress:
-    """Tells nobody."""
-
-    def began(self, what: str, total: int | None) -> None:
-        """Ignore it."""
-
-    def advanced(self, steps: int) -> None:
-        """Ignore it."""
 
 
 @dataclass(slots=True)

@@ -61,8 +61,7 @@ def delete_blob(writer: Writer, repository: str, digest: Digest) -> None:
     """
 
     def work(connection: Connection, of: LockedRepository, change: Change) -> CommitResult:
-        if of.state != "active":
-            raise NotFound(f"{of.name}: no such repository; it was deleted")
+        of.require_active()
         row = connection.execute(_FIND, {"repository": of.id, "of": digest}).first()
         if row is None:
             raise NotFound(f"{of.name}@{digest}: no such blob")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -18,12 +18,11 @@ from regmeta.ingest.reserve import chunks
 from regmeta.ingest.revive import hide
 from regmeta.ingest.statements import Change, LockedRepository
 from regmeta.ingest.tag_moves import end_tags
+from regmeta.ingest.tag_sets import later_than_all
 from regmeta.ingest.unit_of_work import Writer
 from regmeta.models import IndexMember, Manifest, Tag
 from regmeta.models.base import UtcTime
 from regmeta.oci.digest import Digest
-
-TICK: Final = timedelta(microseconds=1)
 
 _index = aliased(Manifest)
 _root: Final[Any] = sa.bindparam("root")
@@ -160,8 +159,7 @@ def delete_manifest(
 
 
 def _find(connection: Connection, of: LockedRepository, digest: Digest) -> int:
-    if of.state != "active":
-        raise NotFound(f"{of.name}: no such repository; it was deleted")
+    of.require_active()
     row = connection.execute(_FIND, {"repository": of.id, "of": digest}).first()
     if row is None:
         raise NotFound(f"{of.name}@{digest}: no such manifest")
@@ -227,5 +225,4 @@ def _digests(connection: Connection, ids: list[int]) -> Mapping[int, Digest]:
 
 def _time_of_deletion(connection: Connection, root: int, change: Change) -> datetime:
     """Return a time later than any change of its tags: those that end then are those that this ends."""
-    started_at, ended_at = connection.execute(_LAST_CHANGE, {"root": root}).one()
-    return max([change.stamp.now, *(at + TICK for at in (started_at, ended_at) if at is not None)])
+    return later_than_all(change.stamp.now, connection.execute(_LAST_CHANGE, {"root": root}).one())

@@ -118,8 +118,7 @@ def undelete_manifest(
     """
 
     def work(connection: Connection, of: LockedRepository, change: Change) -> CommitResult:
-        if of.state != "active":
-            raise NotFound(f"{of.name}: no such repository; it was deleted: undelete it first")
+        of.require_active()
         row: Any = connection.execute(_FIND, {"repository": of.id, "of": digest}).first()
         if row is None:
             raise NotFound(f"{of.name}@{digest}: no such manifest: it was collected, or never was here")

@@ -15,7 +15,7 @@ once, however often it is applied and whoever does.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Final, Literal
@@ -41,11 +41,9 @@ from regmeta.ingest.tag_moves import end_tags
 from regmeta.ingest.unit_of_work import Writer
 from regmeta.maintain.retention.plan import DropPlan, PlannedDrop, decide, drops_in, identity_of
 from regmeta.maintain.retention.policy import Policy, fingerprint
-from regmeta.models import Ingest, Repository
+from regmeta.models import Ingest
+from regmeta.query.catalog import repository_id as repository_id_of
 
-_REPOSITORY_ID: Final = sa.select(Repository.id).where(
-    Repository.name == sa.bindparam("repository"), Repository.state == "active"
-)
 _INGEST: Final = sa.select(Ingest.result).where(Ingest.id == sa.bindparam("of"))
 
 
@@ -103,11 +101,9 @@ def check_plan(
             if connection.execute(_INGEST, {"of": _ingest_id(plan, repository)}).first() is not None:
                 found.append(Applied(repository, "applied before", tags))
                 continue
-            repository_id = connection.execute(_REPOSITORY_ID, {"repository": repository}).scalar()
             try:
-                if repository_id is None:
-                    raise _gone(repository)
-                _check_unchanged(connection, plan, (repository_id, repository), planned, policies, immutable)
+                of = (_still_here(repository_id_of, connection, repository), repository)
+                _check_unchanged(connection, plan, of, planned, policies, immutable)
             except PlanOutdated as error:
                 found.append(Applied(repository, "refused", error=error))
                 continue
@@ -125,7 +121,7 @@ def _apply_once(
     tags = tuple(drop.tag for drop in planned)
     try:
         with writer.database.transaction("retention") as connection:
-            repository_id = _lock(connection, repository)
+            repository_id = _still_here(lock_active_repository, connection, repository)
             change = Change(db.stamp(connection), writer.actor, _ingest_id(plan, repository))
             one_effect(connection, change, f"retention of {repository}")
             of = (repository_id, repository)
@@ -193,12 +189,8 @@ def _check_unchanged(
     raise PlanOutdated(f"{repository[1]}:{tag} {what}{others}; make a new plan")
 
 
-def _lock(connection: Connection, repository: str) -> int:
+def _still_here(find: Callable[[Connection, str], int], connection: Connection, repository: str) -> int:
     try:
-        return lock_active_repository(connection, repository)
+        return find(connection, repository)
     except NotFound as error:
-        raise _gone(repository) from error
-
-
-def _gone(repository: str) -> PlanOutdated:
-    return PlanOutdated(f"{repository}: no such repository any more; make a new plan")
+        raise PlanOutdated(f"{repository}: no such repository any more; make a new plan") from error

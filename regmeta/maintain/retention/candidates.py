@@ -18,6 +18,7 @@ from regmeta.maintain.retention.policy import Policy
 from regmeta.models import IndexMember, Manifest, PullStatistic, Tag
 from regmeta.models.base import UtcTime
 from regmeta.oci.digest import Digest
+from regmeta.query.catalog import platform
 
 _repository: Final[Any] = sa.bindparam("repository")
 _LIVE: Final = (Tag.repository_id == _repository, Tag.ended_at.is_(None))
@@ -172,17 +173,13 @@ def _platforms(
     found: dict[int, set[str]] = defaultdict(set)
     for row in rows:
         if row.os:
-            found[row.id].add(_platform(row.os, row.architecture, row.variant))
+            found[row.id].add(str(platform(row.os, row.architecture, row.variant)))
     for root, os, architecture, variant in connection.execute(
         _PLATFORMS_BELOW, {"repository": repository_id}
     ):
         if os:
-            found[root].add(_platform(os, architecture, variant))
+            found[root].add(str(platform(os, architecture, variant)))
     return found
-
-
-def _platform(os: str, architecture: str | None, variant: str | None) -> str:
-    return "/".join(part for part in (os, architecture, variant) if part)
 
 
 def _subject_of(tag: str, subject_digest: Digest | None) -> Digest | None:

@@ -7,7 +7,7 @@ delete. Those somebody deleted by their digest are kept by no policy.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import partial
 from typing import Any, Final
 
@@ -16,14 +16,11 @@ from sqlalchemy.engine import Connection
 
 from regmeta.ingest.reserve import chunks
 from regmeta.maintain.collect.reachable import IS_NOT_KEPT
-from regmeta.maintain.collect.terms import KeepUntagged
+from regmeta.maintain.collect.terms import FOREVER, KeepUntagged
 from regmeta.maintain.retention.policy import Policy, policy_of
 from regmeta.models import Manifest, PullStatistic
 from regmeta.models.base import UtcTime
 from regmeta.oci.digest import Digest
-
-FOREVER: Final = datetime.max.replace(tzinfo=UTC)
-"""For as long as the policy says so."""
 
 _repository: Final[Any] = sa.bindparam("repository")
 _ids: Final[Any] = sa.bindparam("ids", expanding=True)

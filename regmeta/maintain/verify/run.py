@@ -16,6 +16,7 @@ from regmeta import db
 from regmeta.db import Database
 from regmeta.errors import Error, InputError, IntegrityError, StoreUnavailable
 from regmeta.ingest.damage import mark_damaged, release_hold
+from regmeta.maintain.progress import Progress
 from regmeta.maintain.setup import check_identity
 from regmeta.maintain.verify.data import DataCheck, Subset
 from regmeta.maintain.verify.deleted import check_deleted
@@ -64,16 +65,6 @@ class Checkpoint(Protocol):
 
     def clear(self) -> None:
         """Forget it."""
-
-
-class Progress(Protocol):
-    """Who is told how a verification gets on. Called from several threads."""
-
-    def began(self, what: str, total: int | None) -> None:
-        """A pass begins, of so many steps (bytes when data is read)."""
-
-    def advanced(self, steps: int) -> None:
-        """Steps were taken."""
 
 
 @dataclass(frozen=True, slots=True)

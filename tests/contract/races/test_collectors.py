@@ -15,8 +15,9 @@ from regmeta.ingest.tags import remove_tag, set_tag
 from regmeta.maintain.collect import tasks
 from regmeta.maintain.collect.again import retry_now
 from regmeta.maintain.collect.reconcile import reconcile_queue
-from regmeta.maintain.collect.run import CollectReport, NoProgress
+from regmeta.maintain.collect.run import CollectReport
 from regmeta.maintain.delete.repository import delete_repository
+from regmeta.maintain.progress import NoProgress
 from tests.builders import Json, LayoutBuilder, digest_of
 from tests.support import consistency
 from tests.support.aside import HOUR, WAIT_S, Freeze, Opened, assert_only_live_objects, run_collect

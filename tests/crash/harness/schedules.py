@@ -37,8 +37,9 @@ from regmeta.ingest.plan import ImageRequest, Lifetimes
 from regmeta.ingest.tags import remove_tag, set_tag
 from regmeta.maintain.collect.again import retry_now
 from regmeta.maintain.collect.reconcile import reconcile_queue
-from regmeta.maintain.collect.run import NoProgress, collect
+from regmeta.maintain.collect.run import collect
 from regmeta.maintain.collect.sweep import sweep
+from regmeta.maintain.progress import NoProgress
 from regmeta.maintain.recover import recover
 from regmeta.oci.digest import Digest
 from regmeta.oci.names import Reference
