@@ -121,6 +121,17 @@ class StoreUnavailable(Unavailable):
     """The store could not be read or written."""
 
 
+class RemoteUnavailable(Unavailable):
+    """A remote registry could not be reached, did not answer in time, or answered with an error of its own.
+
+    It says nothing of whether an image is there (I8). *retry_after_s* is how long it asked to be left alone.
+    """
+
+    def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
 class DatabaseUnavailable(Unavailable):
     """The database could not be reached or did not answer."""
 
@@ -144,6 +155,18 @@ class SchemaMismatch(Refused):
 
 class IdentityMismatch(Refused):
     """This store and this database do not belong together."""
+
+
+class RemoteRefused(Refused):
+    """A remote registry does not let us in: no credentials, wrong ones, or not for this repository."""
+
+
+class UnsafeRemote(Refused):
+    """A remote registry sent us to a place that we do not go to: a redirect, a realm, a next page."""
+
+
+class NotSigned(Refused):
+    """An image has no signature, and only signed ones are wanted."""
 
 
 class RepositoryNotActive(Refused):

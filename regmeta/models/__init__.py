@@ -3,6 +3,7 @@
 ``content``    repositories, blobs, manifests and indexes, and the edges between them
 ``tags``       tags as intervals, labels, pulls, the feed of events
 ``machinery``  what keeps rows and objects in step: intents, tombstones, outbox, queue, identity
+``sync``       what is brought from other registries: runs, and the state of each image
 
 Invariants are constraints where a constraint can say them. References to content are foreign keys that
 restrict: a collector that is wrong is refused by the database (design, section 3).
@@ -27,6 +28,7 @@ from regmeta.models.machinery import (
     StoreIdentity,
     Tombstone,
 )
+from regmeta.models.sync import SyncItem, SyncRun
 from regmeta.models.tags import Event, Label, PullStatistic, Tag, TagLock
 
 __all__ = [
@@ -48,6 +50,8 @@ __all__ = [
     "Repository",
     "RepositoryBlob",
     "StoreIdentity",
+    "SyncItem",
+    "SyncRun",
     "Tag",
     "TagLock",
     "Tombstone",

@@ -28,12 +28,14 @@ class Intent(Base):
 
     The commit deletes its own intents, and each must still be there: a process that was thought dead
     finds its keys taken back and starts again with new ones. ``expires_at`` is by the database's clock.
+    ``received_bytes`` grows, in steps of some seconds, while the object is received from elsewhere.
     """
 
     __tablename__ = "intents"
     __table_args__ = (
         UniqueConstraint("key"),
         Index(None, "owner"),
+        Index(None, "digest"),
         Index(None, "expires_at"),
         NEVER_REUSED,
     )
@@ -45,6 +47,7 @@ class Intent(Base):
     host: Mapped[str]
     created_at: Mapped[TimeColumn]
     expires_at: Mapped[TimeColumn]
+    received_bytes: Mapped[BytesCount] = mapped_column(server_default="0")
 
 
 class Ingest(Base):

@@ -86,6 +86,14 @@ def rows() -> dict[str, list[Row]]:
         "absence": None,
     }
     edge = {"manifest_id": 1, "blob_id": None, "absent_digest": None, "chain_digest": None}
+    item = {
+        "policy": "hub",
+        "source": "library/app",
+        "destination": "app",
+        "terms": "",
+        "upstream_digest": INDEX,
+        "checked_at": LATER,
+    }
     return {
         "repositories": [
             repository(1, "app"),
@@ -131,6 +139,41 @@ def rows() -> dict[str, list[Row]]:
                 "created_at": NOW,
                 "expires_at": LATER,
             }
+        ],
+        "sync_runs": [
+            {
+                "id": 1,
+                "policy": "hub",
+                "cause": "schedule",
+                "actor": "seed",
+                "host": "here",
+                "owner": UUID(int=4),
+                "started_at": NOW,
+                "ended_at": LATER,
+                "outcome": "done",
+            },
+            {
+                "id": 2,
+                "policy": "hub",
+                "cause": "command",
+                "actor": "seed",
+                "host": "here",
+                "owner": UUID(int=4),
+                "started_at": LATER,
+                "ended_at": None,
+                "outcome": None,
+            },
+        ],
+        "sync_items": [
+            {**item, "reference": "v1", "outcome": "copied", "run_id": 1, "digest": IMAGE, "copied_at": NOW},
+            {
+                **item,
+                "reference": "v2",
+                "outcome": "failed",
+                "error_class": "RemoteUnavailable",
+                "attempts": 2,
+                "next_try_at": LATER,
+            },
         ],
         "tombstones": [{"key": new_key(ABSENT), "reason": "seed", "created_at": NOW, "not_before": LATER}],
         "gc_tasks": [
