@@ -19,9 +19,14 @@ def repository_name(text: str) -> str:
     Raises:
         InvalidName: it does not.
     """
-    if len(text) > MAX_REPOSITORY_LENGTH or not _REPOSITORY.fullmatch(text):
+    if not is_repository(text):
         raise InvalidName(f"not a repository name: {text[:300]!r}")
     return text
+
+
+def is_repository(text: str) -> bool:
+    """Tell whether *text* is of the grammar of repository names."""
+    return len(text) <= MAX_REPOSITORY_LENGTH and _REPOSITORY.fullmatch(text) is not None
 
 
 def tag_name(text: str) -> str:

@@ -23,14 +23,8 @@ from regmeta.oci import layout
 from regmeta.oci.descriptor import Descriptor
 from regmeta.oci.digest import Digest
 from regmeta.sources import SourceEntry
-from regmeta.sources.layout import (
-    check_document_size,
-    check_limit,
-    check_size,
-    listed,
-    unusable,
-    verified,
-)
+from regmeta.sources.layout import check_document_size, listed, unusable
+from regmeta.sources.verified import check_limit, check_size, verified
 
 MAX_MEMBERS: Final = 1_000_000
 MAX_EXTENDED_HEADER_BYTES: Final = 1024 * 1024  # [bytes]

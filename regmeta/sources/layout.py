@@ -14,19 +14,12 @@ import threading
 from collections.abc import Iterator
 from typing import Final
 
-from regmeta.errors import (
-    DigestMismatch,
-    InputError,
-    InvalidManifest,
-    InvalidSource,
-    MissingContent,
-    SizeMismatch,
-    without_frames,
-)
+from regmeta.errors import InputError, InvalidSource, MissingContent, without_frames
 from regmeta.oci import layout
 from regmeta.oci.descriptor import REF_NAME, Descriptor
 from regmeta.oci.digest import Digest
 from regmeta.sources import SourceEntry
+from regmeta.sources.verified import check_limit, check_size, verified
 
 # O_NONBLOCK: a FIFO without a writer would hold the open for ever, before fstat can refuse it.
 _FILE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -184,35 +177,10 @@ def listed(content: bytes, where: str) -> Iterator[SourceEntry]:
     return _entries(layout.parse_index_file(content, where), where)
 
 
-def check_limit(descriptor: Descriptor, limit_bytes: int, where: str) -> None:
-    """Refuse a descriptor that says more than *limit_bytes*, before anything is opened."""
-    if descriptor.size_bytes > limit_bytes:
-        raise InvalidManifest(
-            f"{where}: {descriptor.digest} has {descriptor.size_bytes} bytes, more than {limit_bytes}"
-        )
-
-
-def check_size(descriptor: Descriptor, size_bytes: int, where: str) -> None:
-    """Refuse content whose size is not the one that its descriptor says."""
-    if size_bytes != descriptor.size_bytes:
-        raise SizeMismatch(
-            f"{where}: {descriptor.digest} has {size_bytes} bytes, "
-            f"and its descriptor says {descriptor.size_bytes}"
-        )
-
-
 def check_document_size(size_bytes: int, limit_bytes: int, where: str) -> None:
     """Refuse an ``oci-layout`` or ``index.json`` that is too large to be read whole."""
     if size_bytes > limit_bytes:
         raise InvalidSource(f"{where}: {size_bytes} bytes are more than {limit_bytes}")
-
-
-def verified(descriptor: Descriptor, content: bytes, where: str) -> bytes:
-    """Return *content* if it is what *descriptor* names."""
-    check_size(descriptor, len(content), where)
-    if not descriptor.digest.matches(content):
-        raise DigestMismatch(f"{where}: the bytes of {descriptor.digest} have another digest")
-    return content
 
 
 def unusable(where: str, error: OSError | ValueError) -> InvalidSource:
