@@ -87,6 +87,10 @@ class NotFound(InputError):
     """No such repository, tag, manifest or blob."""
 
 
+class NothingWanted(InputError):
+    """An index lists no child for any of the platforms that are wanted."""
+
+
 # --- 4: integrity -----------------------------------------------------------------------------
 
 
@@ -169,8 +173,20 @@ class NotSigned(Refused):
     """An image has no signature, and only signed ones are wanted."""
 
 
+class LeftOut(Refused):
+    """An image is left out because another that it goes with was; *because* is what went wrong there."""
+
+    def __init__(self, message: str, because: Error) -> None:
+        super().__init__(message)
+        self.because = because
+
+
 class RepositoryNotActive(Refused):
-    """The repository is being removed, so nothing can be written to it."""
+    """The repository is being removed, so nothing can be written to it. *repository* is its name."""
+
+    def __init__(self, message: str, *, repository: str | None = None) -> None:
+        super().__init__(message)
+        self.repository = repository
 
 
 class ImmutableTag(Refused):

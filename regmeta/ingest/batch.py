@@ -2,32 +2,31 @@
 
 from __future__ import annotations
 
-import io
-import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import FIRST_EXCEPTION, Executor, Future, wait
+from collections.abc import Collection, Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Final
 
 from regmeta.errors import (
     Error,
     ImmutableTag,
-    InputError,
-    IntegrityError,
+    LeftOut,
     LostReservation,
     MissingContent,
+    RepositoryNotActive,
     SizeMismatch,
     StoreUnavailable,
 )
+from regmeta.ingest.claims import Claim, Claims
+from regmeta.ingest.copying import Copier
+from regmeta.ingest.elsewhere import LOOK_EVERY_S, Elsewhere
 from regmeta.ingest.plan import CommitResult, PlannedImage, Progress
+from regmeta.ingest.reserve import WATCHED_BYTES
 from regmeta.ingest.unit_of_work import Phase, UnitOfWork, Writer
 from regmeta.oci.digest import Digest
 
-BAD_IMAGE: Final = (InputError, IntegrityError)  # says something of an image, not of the registry
 ROUNDS: Final = 5  # of going back for blobs that were lost; each loss needs a collector in between
-KEEP_ALIVE_S: Final = 10.0
-SMALL_BYTES: Final = 256 * 1024  # [bytes] below it, copying costs less than handing over the work
-SMALL_GROUP: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,36 +38,64 @@ class BatchResult:
     copied: frozenset[Digest]
 
 
+@dataclass(frozen=True, slots=True)
+class Company:
+    """Who a batch gets on with: *claims* of the batches of this process, and, *elsewhere*, other processes.
+
+    Without *elsewhere* it waits for no other process.
+    """
+
+    claims: Claims
+    elsewhere: Elsewhere | None = None
+
+
 class Batch:
-    """Takes one batch through all phases."""
+    """Takes one batch through all phases. Several may do so at once; each is used by one thread.
+
+    When the image at a position is left out, those that *bonds* names at it are as well. *failures* are
+    images that are left out from the start.
+    """
 
     def __init__(
-        self, writer: Writer, pool: Executor, images: Sequence[PlannedImage], progress: Progress
+        self,
+        writer: Writer,
+        pool: Executor,
+        images: Sequence[PlannedImage],
+        progress: Progress,
+        company: Company,
+        *,
+        bonds: Mapping[int, Sequence[int]] = MappingProxyType({}),
+        failures: Mapping[int, Error] = MappingProxyType({}),
     ) -> None:
         self._unit = UnitOfWork(writer, images[0].request.source.location)
-        self._pool = pool
+        self._copier = Copier(self._unit, pool, progress)
         self._images = images
-        self._progress = progress
+        self._company = company
+        self._bonds = bonds
         self._failures: dict[int, Error] = {}
         self._copied: set[Digest] = set()
-        self._stop = threading.Event()
+        for position, error in failures.items():
+            self._leave_out(position, error)
 
     def run(self, *, atomic: bool) -> BatchResult:
         """Ingest the batch. With *atomic* the first bad image raises and nothing is taken in.
 
         Raises:
-            RepositoryNotActive: a repository is being removed.
+            RepositoryNotActive: a repository is being removed, and no image is for another.
             ImmutableTag: with *atomic*, a tag that may not be moved; else its image alone is left out.
             Unavailable, Locked: the store or the database did not do it; nothing was taken in.
         """
+        claim = self._company.claims.take(self._fetched())
         try:
-            self._reserve_and_stage(self._wanted(range(len(self._images))), atomic)
+            self._bring(claim, atomic)
             result = self._commit(atomic)
         except BaseException:
-            self._stop.set()
+            self._copier.stop()
             if self._unit.phase not in (Phase.COMMITTED, Phase.FINISHED):
                 self._unit.abort()
             raise
+        finally:
+            claim.drop()
         if result is None:
             self._unit.abort()
         else:
@@ -78,7 +105,7 @@ class Batch:
     def _commit(self, atomic: bool) -> CommitResult | None:
         lost_rounds = 0
         while lost_rounds < ROUNDS:
-            good = [image for i, image in enumerate(self._images) if i not in self._failures]
+            good = [self._images[position] for position in self._good()]
             if not good:
                 return None
             if self._unit.phase is not Phase.PUBLISHED:
@@ -89,11 +116,15 @@ class Batch:
                 if atomic:
                     raise
                 self._leave_out_refused(refused)  # at least one: this ends
+            except RepositoryNotActive as refused:
+                others = {image.request.repository for image in good} - {refused.repository}
+                if atomic or refused.repository is None or not others:
+                    raise
+                self._leave_out_repository(refused)
             except LostReservation as lost:
                 lost_rounds += 1
                 self._leave_out_orphans(lost.digests, atomic)
-                wanted = self._wanted(i for i in range(len(self._images)) if i not in self._failures)
-                self._reserve_and_stage({d: wanted[d] for d in wanted if d in lost.digests}, atomic)
+                self._reserve_and_stage(lost.digests, atomic)
         raise StoreUnavailable(f"{self._unit.id}: blobs were taken back {ROUNDS} times while they were used")
 
     def _leave_out_orphans(self, lost: frozenset[Digest], atomic: bool) -> None:
@@ -104,24 +135,83 @@ class Batch:
                 error = MissingContent(f"{gone[0]}: was in {image.request.repository}, and is gone now")
                 if atomic:
                     raise error
-                self._failures.setdefault(position, error)
+                self._leave_out(position, error)
+
+    def _leave_out_repository(self, refused: RepositoryNotActive) -> None:
+        for position, image in enumerate(self._images):
+            if image.request.repository == refused.repository:
+                self._leave_out(position, RepositoryNotActive(str(refused), repository=refused.repository))
 
     def _leave_out_refused(self, refused: ImmutableTag) -> None:
         """Leave out the images whose tags may not be moved."""
         for position, image in enumerate(self._images):
             repository, tag = image.request.repository, image.request.tag or ""
             if repository == refused.repository and tag in refused.refused:
-                error = ImmutableTag(repository, {tag: refused.refused[tag]})
-                self._failures.setdefault(position, error)
+                self._leave_out(position, ImmutableTag(repository, {tag: refused.refused[tag]}))
 
-    def _wanted(self, positions: Iterable[int]) -> dict[Digest, int]:
+    def _leave_out(self, position: int, error: Error) -> None:
+        """Leave an image out, and those that it goes with."""
+        if position in self._failures:
+            return
+        self._failures[position] = error
+        because = error.because if isinstance(error, LeftOut) else error
+        for other in self._bonds.get(position, ()):
+            request, theirs = self._images[other].request, self._images[position].request
+            self._leave_out(other, LeftOut(f"{request}: left out with {theirs}: {because}", because))
+
+    def _good(self) -> list[int]:
+        return [position for position in range(len(self._images)) if position not in self._failures]
+
+    def _wanted(self) -> dict[Digest, int]:
+        """Return what the images need that are not left out."""
         wanted: dict[Digest, int] = {}
-        for position in positions:
+        for position in self._good():
             wanted.update(self._images[position].blobs)
         return wanted
 
-    def _reserve_and_stage(self, wanted: Mapping[Digest, int], atomic: bool) -> None:
-        self._unit.reserve(wanted)
+    def _fetched(self) -> dict[Digest, int]:
+        """Return what is not in memory: each of it is a download."""
+        wanted = self._wanted()
+        for image in self._images:
+            for digest in image.in_memory:
+                wanted.pop(digest, None)
+        return wanted
+
+    def _bring(self, claim: Claim, atomic: bool) -> None:
+        """Reserve all, copy what is missing, and wait for what others bring: that is reserved at the end."""
+        held = set(claim.others)
+        if held:
+            held -= self._unit.live(held)
+        self._unit.reserve(self._wanted().keys() - held)
+        missing = set(self._unit.missing)
+        large = {
+            d: self._unit.keys[d]
+            for d, size in self._fetched().items()
+            if d in missing and size >= WATCHED_BYTES
+        }
+        elsewhere = self._company.elsewhere
+        late = elsewhere.look(large) if elsewhere is not None and large else set()
+        self._stage_missing(self._wanted().keys() - held - late, atomic)
+        held &= self._wanted().keys()  # what a bad image needs is not waited for
+        for digest in held:
+            while not claim.others[digest].wait(LOOK_EVERY_S):
+                self._copier.idle()
+        claim.add(held)
+        late &= self._wanted().keys()
+        if elsewhere is not None and late:
+            elsewhere.wait({digest: large[digest] for digest in late}, self._copier.idle)
+        if held or late:
+            self._reserve_and_stage(held | late, atomic)
+
+    def _reserve_and_stage(self, digests: Collection[Digest], atomic: bool) -> None:
+        """Reserve those of *digests* that are wanted, and copy what is missing of them."""
+        digests = self._wanted().keys() & digests
+        self._unit.reserve(digests)
+        self._stage_missing(digests, atomic)
+
+    def _stage_missing(self, digests: Collection[Digest], atomic: bool) -> None:
+        """Copy what is missing of *digests*, and leave out what needs a bad one."""
+        wanted = {digest: size for digest, size in self._wanted().items() if digest in digests}
         bad: dict[Digest, Error] = {}
         for digest, size_bytes in wanted.items():
             stored = self._unit.stored.get(digest)
@@ -129,87 +219,13 @@ class Batch:
                 bad[digest] = SizeMismatch(
                     f"{digest}: has {stored.size_bytes} bytes, the descriptor says {size_bytes}"
                 )
-        bad.update(self._stage({d: wanted[d] for d in self._unit.missing if d in wanted}))
+        missing = {d: wanted[d] for d in self._unit.missing if d in wanted}
+        found = self._copier.copy(self._images, missing)
+        self._copied.update(missing.keys() - found.keys())
+        bad |= found
         for position, image in enumerate(self._images):
             error = next((bad[digest] for digest in image.blobs if digest in bad), None)
             if error is not None:
                 if atomic:
                     raise error
-                self._failures.setdefault(position, error)
-
-    def _stage(self, wanted: Mapping[Digest, int]) -> dict[Digest, Error]:
-        """Copy blobs in several threads; return those that are bad."""
-        holders = self._holders(wanted)
-        bad: dict[Digest, Error] = {}
-        jobs: list[Callable[[], None]] = []
-
-        def copy_all(digests: Sequence[Digest]) -> None:
-            for digest in digests:
-                if self._stop.is_set():
-                    return
-                try:
-                    self._copy_from(holders[digest], digest, wanted[digest])
-                except BAD_IMAGE as error:
-                    bad[digest] = error
-
-        for group in _groups(wanted):
-            jobs.append(lambda group=group: copy_all(group))  # type: ignore[misc]
-        self._wait({self._pool.submit(job) for job in jobs})
-        self._copied.update(digest for digest in wanted if digest not in bad)
-        return bad
-
-    def _holders(self, wanted: Mapping[Digest, int]) -> dict[Digest, list[PlannedImage]]:
-        """Return who has each blob: one image of each source."""
-        holders: dict[Digest, list[PlannedImage]] = {digest: [] for digest in wanted}
-        for image in self._images:
-            for digest in holders.keys() & image.blobs.keys():
-                if all(image.request.source is not other.request.source for other in holders[digest]):
-                    holders[digest].append(image)
-        return holders
-
-    def _copy_from(self, holders: Sequence[PlannedImage], digest: Digest, size_bytes: int) -> None:
-        """Copy a blob from the first holder whose bytes are good."""
-        for number, image in enumerate(holders, start=1):
-            try:
-                self._copy(image, digest, size_bytes)
-                return
-            except BAD_IMAGE:
-                if number == len(holders):
-                    raise
-
-    def _copy(self, image: PlannedImage, digest: Digest, size_bytes: int) -> None:
-        content = image.in_memory.get(digest)
-        if content is not None:
-            self._unit.stage(digest, size_bytes, io.BytesIO(content), self._advanced)
-            return
-        with image.request.source.open(digest) as stream:
-            self._unit.stage(digest, size_bytes, stream, self._advanced)
-
-    def _advanced(self, size_bytes: int) -> None:
-        if self._stop.is_set():
-            raise StoreUnavailable("the import was stopped")
-        self._progress.advanced(size_bytes)
-
-    def _wait(self, futures: set[Future[None]]) -> None:
-        pending = futures
-        try:
-            while pending:
-                done, pending = wait(pending, timeout=KEEP_ALIVE_S, return_when=FIRST_EXCEPTION)
-                for future in done:
-                    future.result()
-                self._unit.keep_alive()
-        except BaseException:
-            # Nothing of this ingest may still be written when its folder is cleared.
-            self._stop.set()
-            for future in pending:
-                future.cancel()
-            wait(pending)
-            raise
-
-
-def _groups(wanted: Mapping[Digest, int]) -> list[list[Digest]]:
-    """Put large blobs first, each for itself, and small ones together."""
-    ordered = sorted(wanted, key=lambda digest: -wanted[digest])
-    large = [[digest] for digest in ordered if wanted[digest] >= SMALL_BYTES]
-    small = ordered[len(large) :]
-    return large + [small[i : i + SMALL_GROUP] for i in range(0, len(small), SMALL_GROUP)]
+                self._leave_out(position, error)

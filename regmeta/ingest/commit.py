@@ -273,8 +273,10 @@ def _repository(context: _Context, repository_id: int, name: str, images: Sequen
     new = [digest for digest in planned if digest in ids]
     existing = [digest for digest in planned if digest not in ids]
     outside = {digest for image in images for digest in image.here_already}
-    # A child that the source did not hold may have come meanwhile, from elsewhere.
-    absent = {digest for image in images for digest in image.absent if digest not in ids}
+    # A child that the source did not hold may have come meanwhile, from elsewhere; one that is not wanted may
+    # be here anyway.
+    left_out = {digest for image in images for digest in image.absent | image.unwanted}
+    absent = left_out - ids.keys()
     found, deleted = _manifest_ids(context, repository_id, [*existing, *outside, *absent])
     ids.update(found)
     lost = (outside - ids.keys()) | (outside & deleted)
@@ -285,7 +287,7 @@ def _repository(context: _Context, repository_id: int, name: str, images: Sequen
         roots, lease = [ids[digest] for digest in deleted], context.plan.lifetimes.lease
         revive(connection, context.change, repository_id, roots, lease)
     _link_blobs(context, repository_id, images)
-    _edges(context, [planned[digest] for digest in new], ids)
+    _edges(context, images, [planned[digest] for digest in new], ids)
     _keep(context, [ids[digest] for digest in existing])
     _fill_in(context, repository_id, {digest: ids[digest] for digest in planned})
     record_events(
@@ -361,8 +363,14 @@ def _link_blobs(context: _Context, repository_id: int, images: Sequence[PlannedI
     )
 
 
-def _edges(context: _Context, new: Sequence[PlannedManifest], ids: Mapping[Digest, int]) -> None:
-    absent: dict[Digest, str] = {digest: "sparse" for image in context.plan.images for digest in image.absent}
+def _edges(
+    context: _Context,
+    images: Sequence[PlannedImage],
+    new: Sequence[PlannedManifest],
+    ids: Mapping[Digest, int],
+) -> None:
+    absent = {digest: "sparse" for image in images for digest in image.absent}
+    absent |= {digest: "policy" for image in images for digest in image.unwanted}
     for model, values in (
         (ManifestBlob, rows.blob_edges(new, ids, context.blob_ids)),
         (IndexMember, rows.index_members(new, ids, context.blob_ids, absent)),

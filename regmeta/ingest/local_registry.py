@@ -6,31 +6,31 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from typing import Final
 
 import sqlalchemy as sa
 
 from regmeta.db import Database
-from regmeta.errors import (
-    DamagedBlob,
-    Error,
-    InvalidDigest,
-    InvalidSource,
-    SizeMismatch,
-    without_frames,
-)
-from regmeta.ingest.batch import BAD_IMAGE, Batch, BatchResult
+from regmeta.errors import DamagedBlob, InvalidDigest, SizeMismatch
+from regmeta.ingest.batch import Batch, BatchResult, Company
+from regmeta.ingest.claims import Claims
+from regmeta.ingest.elsewhere import Elsewhere
+from regmeta.ingest.groups import in_batches, join
+from regmeta.ingest.import_run import BatchLimits, ImportRun, outcomes_of
 from regmeta.ingest.lint import check_annotations
+from regmeta.ingest.local_first import LocalFirst
 from regmeta.ingest.plan import (
     CommitResult,
+    GroupOutcome,
+    ImageGroup,
     ImageOutcome,
     ImageRequest,
     NoProgress,
     PlannedImage,
     Progress,
-    Status,
 )
-from regmeta.ingest.read_image import read_image
+from regmeta.ingest.read_image import Wants, read_image
 from regmeta.ingest.reserve import chunks
 from regmeta.ingest.skip import skippable
 from regmeta.ingest.unit_of_work import Writer
@@ -48,7 +48,7 @@ BATCH_BYTES: Final = 64 * 1024 * 1024  # [bytes]
 BATCH_S: Final = 1.0  # [s]
 LOOK_AHEAD: Final = 500  # images that one look at the rows covers
 
-_BLOB: Final = sa.select(Blob.key, Blob.state).where(Blob.digest == sa.bindparam("of"))
+_BLOB: Final = sa.select(Blob.key, Blob.state, Blob.size_bytes).where(Blob.digest == sa.bindparam("of"))
 _MANIFEST: Final = (
     sa.select(Manifest.id)
     .join(Repository, Repository.id == Manifest.repository_id)
@@ -71,7 +71,9 @@ class StagedImage:
 class LocalRegistry:
     """Commits images to the store and the database, each whole or not at all.
 
-    Any number of processes may hold one; inside one process it is used by one thread at a time.
+    Any number of processes may hold one, and any number of threads may use one at once: only an iterator that
+    :meth:`import_images` gave belongs to one thread. The batches of one process download no digest twice
+    while they run at once (:class:`~regmeta.ingest.claims.Claims`). They share the copying threads.
     """
 
     def __init__(
@@ -81,11 +83,14 @@ class LocalRegistry:
         *,
         mandatory_annotations: Sequence[str] = (),
         clock_s: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], object] = time.sleep,
     ) -> None:
         self._writer = writer
         self._store = store
         self._mandatory_annotations = mandatory_annotations
         self._clock_s = clock_s
+        self._sleep = sleep
+        self._claims = Claims()
         self._pool = ThreadPoolExecutor(COPYING_THREADS, thread_name_prefix="copy")
 
     @property
@@ -125,14 +130,25 @@ class LocalRegistry:
         assert batch.result is not None
         return batch.result
 
-    def copy_manifest(self, request: ImageRequest, *, sparse: bool = False) -> PlannedImage:
+    def copy_manifest(
+        self, request: ImageRequest, *, sparse: bool = False, wants: Wants | None = None
+    ) -> PlannedImage:
         """Read and check an image's tree of manifests; nothing is written yet.
 
+        *wants* tells of each child that an index lists whether it is wanted. One that is not is not read: it
+        is absent by policy, unless the repository has it, until an image comes that wants it.
+
         Raises:
+            NothingWanted: no child is wanted.
             InputError, IntegrityError: the image is bad, or breaks a rule.
+            RemoteUnavailable, RemoteRefused, UnsafeRemote: its source did not give it.
         """
         image = read_image(
-            request, sparse=sparse, find_config=self._stored_content, has_manifest=self._has_manifest
+            request,
+            sparse=sparse,
+            find_config=self._stored_content,
+            has_manifest=self._has_manifest,
+            wants=wants,
         )
         check_annotations(image.manifests, self._mandatory_annotations)
         return image
@@ -154,17 +170,77 @@ class LocalRegistry:
             RepositoryNotActive, Unavailable, Locked: the current batch was not taken in; what was
                 given out before is committed.
         """
-        run = _Import(self, progress or NoProgress(), sparse, atomic)
+        shown = progress or NoProgress()
+        run = ImportRun(
+            self._database,
+            lambda request: self.copy_manifest(request, sparse=sparse),
+            lambda images: self._ingest(images, shown, atomic=atomic),
+            shown,
+            sparse=sparse,
+            atomic=atomic,
+            limits=BatchLimits(BATCH_IMAGES, BATCH_BYTES, BATCH_S),
+            clock_s=self._clock_s,
+        )
         for some in chunks(list(requests), LOOK_AHEAD):
             yield from run.add(some)
         yield from run.flush()
+
+    def commit_groups(
+        self, groups: Sequence[ImageGroup], *, progress: Progress | None = None
+    ) -> list[GroupOutcome]:
+        """Commit images and what goes with them, in one batch and one transaction; groups answer in order.
+
+        An image that is bad, whose source fails, whose tag may not be moved, or whose repository is being
+        removed, is left out, and its companions with it. A companion that is left out leaves the image where
+        it is, unless the group is all or nothing. Groups that contradict each other about the size of a blob
+        go in by batches of their own.
+
+        What another batch of this process is bringing is waited for and not fetched twice; large blobs that
+        other processes are bringing are waited for while they get on. May be called from several threads at
+        once, and next to any other command.
+
+        Raises:
+            RepositoryNotActive: the one repository that all are for is being removed.
+            Unavailable, Locked: the store or the database did not do it. Of the batch at hand nothing was
+                taken in; of groups that contradict each other, some may have been before.
+        """
+        shown = progress or NoProgress()
+        outcomes: dict[int, GroupOutcome] = {}
+        for positions in in_batches(groups):
+            joined = join([groups[position] for position in positions])
+            sizes = {digest: size for image in joined.images for digest, size in image.blobs.items()}
+            shown.planned(len(joined.images), sum(sizes.values()))
+            elsewhere = Elsewhere(self._database, clock_s=self._clock_s, sleep=self._sleep)
+            batch = Batch(
+                self._writer,
+                self._pool,
+                joined.images,
+                shown,
+                Company(self._claims, elsewhere),
+                bonds=joined.bonds,
+                failures=joined.failures,
+            ).run(atomic=False)
+            found = outcomes_of(joined.images, batch)
+            shown.finished(found)
+            left = iter(found)
+            for position in positions:
+                image, *companions = islice(left, len(groups[position].members))
+                outcomes[position] = GroupOutcome(image, tuple(companions))
+        return [outcomes[position] for position in range(len(groups))]
+
+    def local_first(self, source: Source) -> Source:
+        """Return *source* so that manifests and configurations that are here are not read from it.
+
+        What is stored is verified; damaged or missing, it is read from *source*.
+        """
+        return LocalFirst(source, self._stored_content)
 
     def close(self) -> None:
         """End the copying threads."""
         self._pool.shutdown()
 
     def _ingest(self, images: Sequence[PlannedImage], progress: Progress, *, atomic: bool) -> BatchResult:
-        return Batch(self._writer, self._pool, images, progress).run(atomic=atomic)
+        return Batch(self._writer, self._pool, images, progress, Company(self._claims)).run(atomic=atomic)
 
     def _has_manifest(self, repository: str, digest: Digest) -> bool:
         with self._database.read() as connection:
@@ -172,11 +248,21 @@ class LocalRegistry:
             return connection.execute(_MANIFEST, parameters).first() is not None
 
     def _stored_content(self, descriptor: Descriptor) -> bytes | None:
-        """Return small content that is here already, verified; None if it is not here."""
+        """Return small content that is here already, verified; None if it is not here.
+
+        Raises:
+            SizeMismatch: it has another size than the descriptor says.
+            DamagedBlob: the stored bytes are wrong, or gone.
+            StoreUnavailable, DatabaseUnavailable: it could not be found out.
+        """
         with self._database.read() as connection:
             row = connection.execute(_BLOB, {"of": descriptor.digest}).first()
         if row is None or row.state != "live":
             return None
+        if row.size_bytes != descriptor.size_bytes:
+            raise SizeMismatch(
+                f"{descriptor.digest}: {row.size_bytes} bytes are here, {descriptor.size_bytes} are announced"
+            )
         try:
             with self._store.open(row.key) as stream:
                 content = read_up_to(stream, descriptor.size_bytes)
@@ -185,120 +271,6 @@ class LocalRegistry:
         if not descriptor.digest.matches(content):
             raise DamagedBlob(f"{descriptor.digest}: the stored bytes have another digest")
         return content
-
-
-class _Import:
-    """The state of one import: the batch that is being filled."""
-
-    def __init__(self, registry: LocalRegistry, progress: Progress, sparse: bool, atomic: bool) -> None:
-        self._registry = registry
-        self._progress = progress
-        self._sparse = sparse
-        self._atomic = atomic
-        self._images: list[PlannedImage] = []
-        self._sizes: dict[Digest, int] = {}
-        self._size_bytes = 0
-        self._began_s = 0.0
-        self._named: dict[tuple[str, str], Digest] = {}
-
-    def add(self, requests: Sequence[ImageRequest]) -> Iterator[ImageOutcome]:
-        """Skip what is here, plan the rest, and ingest each batch that is full."""
-        skip = self._skippable(requests)
-        for request in requests:
-            key = (request.repository, request.tag, request.descriptor.digest)
-            try:
-                self._check_name(request)
-                if key in skip:
-                    yield from self._done([_outcome(request, "skipped")])
-                    continue
-                image = self._registry.copy_manifest(request, sparse=self._sparse)
-            except BAD_IMAGE as error:
-                if self._atomic:
-                    raise
-                yield from self._done([_outcome(request, "failed", error)])
-                continue
-            conflict = self._conflict(image)
-            if conflict is not None:
-                if self._atomic:
-                    raise SizeMismatch(f"{conflict}: the source says two sizes of it")
-                yield from self.flush()
-            self._append(image)
-            if self._is_full():
-                yield from self.flush()
-
-    def flush(self) -> Iterator[ImageOutcome]:
-        """Ingest what was planned."""
-        if not self._images:
-            return
-        images, self._images, self._sizes, self._size_bytes = self._images, [], {}, 0
-        batch = self._registry._ingest(images, self._progress, atomic=self._atomic)
-        outcomes = []
-        counted: set[Digest] = set()
-        for position, image in enumerate(images):
-            error = batch.failures.get(position)
-            if error is not None:
-                outcomes.append(_outcome(image.request, "failed", error))
-                continue
-            new = (batch.copied & image.blobs.keys()) - counted
-            counted |= new
-            copied_bytes = sum(image.blobs[digest] for digest in new)
-            outcomes.append(_outcome(image.request, "imported", copied_bytes=copied_bytes))
-        yield from self._done(outcomes)
-
-    def _append(self, image: PlannedImage) -> None:
-        if not self._images:
-            self._began_s = self._registry._clock_s()
-        self._images.append(image)
-        new = {digest: size for digest, size in image.blobs.items() if digest not in self._sizes}
-        self._sizes.update(new)
-        size_bytes = sum(new.values())
-        self._size_bytes += size_bytes
-        self._progress.planned(1, size_bytes)
-
-    def _is_full(self) -> bool:
-        return not self._atomic and (
-            len(self._images) >= BATCH_IMAGES
-            or self._size_bytes >= BATCH_BYTES
-            or self._registry._clock_s() - self._began_s >= BATCH_S
-        )
-
-    def _conflict(self, image: PlannedImage) -> Digest | None:
-        """Return a blob of which it says another size than the batch: one of them is wrong, but not both."""
-        differing = (d for d, size in image.blobs.items() if self._sizes.get(d, size) != size)
-        return next(differing, None)
-
-    def _check_name(self, request: ImageRequest) -> None:
-        if request.tag is None:
-            return
-        digest = request.descriptor.digest
-        first = self._named.setdefault((request.repository, request.tag), digest)
-        if first != digest:
-            raise InvalidSource(f"{request}: the source names it twice, {first} and {digest}")
-
-    def _skippable(self, requests: Sequence[ImageRequest]) -> set[tuple[str, str | None, Digest]]:
-        by_repository: dict[str, list[tuple[str | None, Digest]]] = {}
-        for request in requests:
-            item = (request.tag, request.descriptor.digest)
-            by_repository.setdefault(request.repository, []).append(item)
-        return {
-            (repository, tag, digest)
-            for repository, items in by_repository.items()
-            for tag, digest in skippable(self._registry._database, repository, items, sparse=self._sparse)
-        }
-
-    def _done(self, outcomes: Sequence[ImageOutcome]) -> Iterator[ImageOutcome]:
-        self._progress.finished(outcomes)
-        yield from outcomes
-
-
-def _outcome(
-    request: ImageRequest,
-    status: Status,
-    error: Error | None = None,
-    copied_bytes: int = 0,
-) -> ImageOutcome:
-    kept = None if error is None else without_frames(error)
-    return ImageOutcome(str(request), status, request.descriptor.digest, kept, copied_bytes)
 
 
 def _tag_of(reference: str, digest: Digest) -> str | None:

@@ -61,6 +61,7 @@ class PlannedImage:
     in_memory: Mapping[Digest, bytes] = field(repr=False)
     absent: frozenset[Digest] = frozenset()  # children that the source does not hold, allowed
     here_already: frozenset[Digest] = frozenset()  # children that the repository has
+    unwanted: frozenset[Digest] = frozenset()  # children that were not asked for; linked if they are here
 
     @property
     def root(self) -> Digest:
@@ -144,6 +145,31 @@ class ImageOutcome:
     digest: Digest | None = None
     error: Error | None = None
     copied_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ImageGroup:
+    """An image, and what goes with it, such as its signatures: without the image none of them goes in.
+
+    With *all_or_nothing* the image does not go in either if one of them does not.
+    """
+
+    image: PlannedImage
+    companions: tuple[PlannedImage, ...] = ()
+    all_or_nothing: bool = False
+
+    @property
+    def members(self) -> tuple[PlannedImage, ...]:
+        """The image and its companions."""
+        return (self.image, *self.companions)
+
+
+@dataclass(frozen=True, slots=True)
+class GroupOutcome:
+    """How a group ended: its image, and its companions in their order."""
+
+    image: ImageOutcome
+    companions: tuple[ImageOutcome, ...] = ()
 
 
 class Progress(Protocol):

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
-from regmeta.errors import InvalidManifest, MissingContent, SizeMismatch
+from regmeta.errors import InvalidManifest, MissingContent, NothingWanted, SizeMismatch
 from regmeta.ingest.plan import ImageRequest, PlannedImage, PlannedManifest
 from regmeta.oci import image_config, manifest, media_types, strict_json
 from regmeta.oci.descriptor import Descriptor
@@ -25,6 +25,8 @@ MAX_TREE_BYTES: Final = 16 * 1024 * 1024  # [bytes] of what is read of one image
 
 FindConfig = Callable[[Descriptor], bytes | None]
 FindManifest = Callable[[str, Digest], bool]
+Wants = Callable[[Index, Descriptor], bool]
+"""Tells of a child that an index lists whether it is wanted."""
 
 
 @dataclass(slots=True)
@@ -35,33 +37,43 @@ class _Tree:
     sparse: bool
     find_config: FindConfig
     has_manifest: FindManifest
+    wants: Wants | None
     manifests: list[PlannedManifest] = field(default_factory=list)
     seen: dict[Digest, str] = field(default_factory=dict)  # media types
     blobs: dict[Digest, int] = field(default_factory=dict)
     in_memory: dict[Digest, bytes] = field(default_factory=dict)
     configs: dict[Digest, image_config.ImageConfig] = field(default_factory=dict)
     absent: set[Digest] = field(default_factory=set)
+    unwanted: set[Digest] = field(default_factory=set)
     here_already: set[Digest] = field(default_factory=set)
     read_bytes: int = 0
     remarks: list[str] = field(default_factory=list)  # what is odd, and no reason to leave the image out
 
 
 def read_image(
-    request: ImageRequest, *, sparse: bool, find_config: FindConfig, has_manifest: FindManifest
+    request: ImageRequest,
+    *,
+    sparse: bool,
+    find_config: FindConfig,
+    has_manifest: FindManifest,
+    wants: Wants | None = None,
 ) -> PlannedImage:
     """Read the whole tree below an image's descriptor.
 
     *find_config* looks in the store for a configuration that the source does not hold;
     *has_manifest* tells whether the repository has a child that the source does not hold. With
-    *sparse*, a child that neither has is left out and noted.
+    *sparse*, a child that neither has is left out and noted. A child of an index that is not *wanted* is
+    not read, at any depth: it is absent by policy unless the repository has it.
 
     Raises:
         InvalidManifest: a manifest of the tree is not valid, nests too deep, or the tree is too large.
         MissingContent: a manifest, or an image's configuration, is nowhere; names it and its parent.
+        NothingWanted: children were left out, and no image was left.
         IntegrityError: bytes do not have their digest or size.
     """
-    tree = _Tree(request, sparse, find_config, has_manifest)
+    tree = _Tree(request, sparse, find_config, has_manifest, wants)
     _read(tree, request.descriptor, None, 0)
+    _check_wanted(tree)
     if tree.remarks:
         more = f" (and {len(tree.remarks) - 1} more like it)" if len(tree.remarks) > 1 else ""
         _log.warning("%s: %s%s", request, tree.remarks[0], more)
@@ -70,8 +82,9 @@ def read_image(
         tuple(tree.manifests),
         tree.blobs,
         tree.in_memory,
-        frozenset(tree.absent),
-        frozenset(tree.here_already),
+        absent=frozenset(tree.absent),
+        unwanted=frozenset(tree.unwanted),
+        here_already=frozenset(tree.here_already),
     )
 
 
@@ -95,16 +108,28 @@ def _read(tree: _Tree, descriptor: Descriptor, parent: Digest | None, depth: int
     tree.seen[descriptor.digest] = descriptor.media_type
     config = image_config.UNKNOWN
     if isinstance(document, Index):
+        wants = tree.wants
         for child in document.manifests:
-            if manifest.may_be_manifest(child.media_type):
-                _read(tree, child, document.digest, depth + 1)
-            else:
+            if not manifest.may_be_manifest(child.media_type):
                 _need(tree, child, document.digest)
+            elif wants is not None and not wants(document, child):
+                tree.unwanted.add(child.digest)
+            else:
+                _read(tree, child, document.digest, depth + 1)
     else:
         config = _read_blobs(tree, document)
     _need(tree, descriptor, document.digest)
     tree.in_memory[descriptor.digest] = content
     tree.manifests.append(PlannedManifest(document, config))
+
+
+def _check_wanted(tree: _Tree) -> None:
+    """Refuse an index of which nothing but indexes would be left."""
+    some = tree.here_already or any(isinstance(planned.document, Manifest) for planned in tree.manifests)
+    if tree.unwanted and not some:
+        raise NothingWanted(
+            f"{tree.request}: {tree.request.descriptor.digest} lists no image for a platform that is wanted"
+        )
 
 
 def _count(tree: _Tree, content: bytes) -> None:

@@ -4,7 +4,8 @@
 step       durable effect                                   a crash leaves         repaired by
 =========  ===============================================  =====================  ==============
 reserve    intents, and leases that last long enough        intents, no objects    ``recover``
-renew      intents that expire later                        the same               ``recover``
+renew      intents that expire later, or say how many       the same               ``recover``
+           bytes were received
 give back  no intents; tombstones for what was published    tombstones             the collector
 =========  ===============================================  =====================  ==============
 """
@@ -28,6 +29,7 @@ from regmeta.oci.digest import Digest
 from regmeta.store import new_key
 
 CHUNK: Final = 500  # parameters of one IN list; both databases take thirty times as many
+WATCHED_BYTES: Final = 1024 * 1024  # [bytes] of blobs from here on others are told how far they have come
 _T = TypeVar("_T")
 
 _BLOBS_BY_DIGEST: Final = sa.select(
@@ -49,6 +51,14 @@ _RENEW_INTENTS: Final = (
     sa.update(Intent)
     .where(Intent.owner == sa.bindparam("of"), Intent.created_at > sa.bindparam("not_older_than"))
     .values(expires_at=sa.bindparam("until"))
+)
+_NOTE_RECEIVED: Final = (
+    sa.update(Intent)
+    .where(Intent.key == sa.bindparam("of_key"), Intent.owner == sa.bindparam("of"))
+    .values(received_bytes=sa.bindparam("received"))
+)
+_LIVE: Final = sa.select(Blob.digest).where(
+    Blob.digest.in_(sa.bindparam("digests", expanding=True)), Blob.state == "live"
 )
 _TAKE_BACK: Final = (
     sa.delete(Intent)
@@ -103,18 +113,42 @@ def reserve(
     return Reservation(stored, keys)
 
 
-def renew(database: Database, owner: UUID, lifetimes: Lifetimes) -> None:
-    """Let the intents of this process expire later, because it is still at work."""
+def live(database: Database, digests: Collection[Digest]) -> set[Digest]:
+    """Return which blobs are here now. It leases nothing, so it only says what is worth a reservation."""
+    found: set[Digest] = set()
+    with database.read() as connection:
+        for some in chunks(sorted(digests)):
+            found.update(connection.execute(_LIVE, {"digests": some}).scalars())
+    return found
+
+
+def renew(
+    database: Database,
+    owner: UUID,
+    lifetimes: Lifetimes,
+    *,
+    expire_later: bool = True,
+    received: Mapping[str, int] | None = None,
+) -> None:
+    """Say that this process is still at work: its intents *expire later*, and some have *received* bytes.
+
+    *received* are totals [bytes] by key. Other processes wait for what they see growing.
+    """
     with database.transaction("renew") as connection:
-        now = db.clock(connection)
-        connection.execute(
-            _RENEW_INTENTS,
-            {
-                "of": owner,
-                "not_older_than": now - lifetimes.max_upload,
-                "until": now + lifetimes.intent,
-            },
-        )
+        if expire_later:
+            now = db.clock(connection)
+            connection.execute(
+                _RENEW_INTENTS,
+                {
+                    "of": owner,
+                    "not_older_than": now - lifetimes.max_upload,
+                    "until": now + lifetimes.intent,
+                },
+            )
+        if received:
+            # In the order of all who lock several intents.
+            rows = [{"of": owner, "of_key": key, "received": received[key]} for key in sorted(received)]
+            connection.execute(_NOTE_RECEIVED, rows)
 
 
 def give_back(

@@ -1,8 +1,9 @@
 """May an image be skipped? The answer comes from the rows that readers see.
 
 Without a write it is yes only where a live tag of the repository reaches the digest: what a live tag
-reaches is not collected. Anything else goes through an ingest, which copies nothing that is here but renews
-the leases first.
+reaches is not collected. A tag reaches what it names, what an index that it reaches lists, and what refers to
+a manifest that it reaches: the collector keeps a referrer for as long as its subject is there. Anything else
+goes through an ingest, which copies nothing that is here but renews the leases first.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
+from sqlalchemy.orm import aliased
 
 from regmeta.db import Database
 from regmeta.ingest.reserve import chunks
@@ -47,8 +49,26 @@ def _climb() -> Any:
         )
         .cte("above", recursive=True)
     )
+    # A recursive part may name itself once, and there are two ways up: the first row of `way` is to the
+    # indexes that list a manifest, the second to what it refers to. A referrer that was deleted is not kept.
+    way = sa.values(sa.column("number", sa.Integer), name="way").data([(0,), (1,)]).cte("way")
+    referrer, subject = aliased(Manifest), aliased(Manifest)
     return start.union(
-        sa.select(start.c.root, IndexMember.index_id).join(start, IndexMember.child_id == start.c.id)
+        sa.select(start.c.root, sa.func.coalesce(IndexMember.index_id, subject.id))
+        .select_from(start)
+        .join(way, sa.true())
+        .outerjoin(IndexMember, sa.and_(way.c.number == 0, IndexMember.child_id == start.c.id))
+        .outerjoin(
+            referrer,
+            sa.and_(way.c.number == 1, referrer.id == start.c.id, referrer.deleted_at.is_(None)),
+        )
+        .outerjoin(
+            subject,
+            sa.and_(
+                subject.repository_id == referrer.repository_id, subject.digest == referrer.subject_digest
+            ),
+        )
+        .where(sa.or_(IndexMember.index_id.is_not(None), subject.id.is_not(None)))
     )
 
 

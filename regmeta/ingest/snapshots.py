@@ -24,6 +24,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+import threading
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -125,7 +126,12 @@ class Snapshot:
 
 
 class SnapshotWriter:
-    """Writes the snapshots of one process. Any number of processes may do so at once."""
+    """Writes the snapshots of one process. Any number of processes and threads may do so at once.
+
+    Inside the process one thread at a time works on a repository: a thread does not give up waiting for
+    another as it does for another process, and what two ingests added comes into the layout whichever
+    snapshot is written first.
+    """
 
     def __init__(
         self,
@@ -143,6 +149,8 @@ class SnapshotWriter:
         self._clock_s = clock_s
         self._large: dict[int, float] = {}  # repository id -> when its snapshot was last written
         self._postponed: dict[int, set[Digest]] = {}
+        self._lock = threading.Lock()  # of the three tables here
+        self._at_work: dict[int, threading.Lock] = {}
 
     def flush(
         self, repository_id: int, objects: Collection[Digest] | None = None, *, now: bool = False
@@ -155,17 +163,33 @@ class SnapshotWriter:
         Raises:
             Error: it could not be written; the row stands, and the next writer does it.
         """
-        if objects is not None:
-            self._postponed.setdefault(repository_id, set()).update(objects)
-        last_s = self._large.get(repository_id)
-        if not now and last_s is not None and self._clock_s() - last_s < COALESCE_S:
-            return
+        with self._lock:
+            if objects is not None:
+                self._postponed.setdefault(repository_id, set()).update(objects)
+            at_work = self._at_work.setdefault(repository_id, threading.Lock())
+        with at_work:
+            last_s = self._large.get(repository_id)
+            with self._lock:
+                if not now and last_s is not None and self._clock_s() - last_s < COALESCE_S:
+                    # Said again: who was at work just now may have taken it for done.
+                    if objects is not None:
+                        self._postponed.setdefault(repository_id, set()).update(objects)
+                    return
+                shown = frozenset(self._postponed.get(repository_id, ()))
+            self._flush(repository_id, None if objects is None else shown)
+            with self._lock:
+                # What others added meanwhile is for their own turn.
+                left = self._postponed.pop(repository_id, set()) - shown
+                if left:
+                    self._postponed[repository_id] = left
+
+    def _flush(self, repository_id: int, shown: Collection[Digest] | None) -> None:
+        """Do it, while no other thread works on the repository; *shown* is None for all objects."""
         snapshot = self._write(repository_id)
         if self._show_layouts and self._store.layouts is not None:
-            self._show(repository_id, snapshot, everything=objects is None)
+            self._show(repository_id, snapshot, shown)
         with self._database.transaction("outbox") as connection:
             connection.execute(_CLEAR, {"of": repository_id, "up_to": snapshot.version[1]})
-        self._postponed.pop(repository_id, None)
         self._remove_older(snapshot)
         if snapshot.entries > SMALL_REPOSITORY_ENTRIES:
             self._large[repository_id] = self._clock_s()
@@ -181,7 +205,9 @@ class SnapshotWriter:
 
     def flush_postponed(self) -> None:
         """Write what was put off."""
-        for repository_id in list(self._postponed):
+        with self._lock:
+            postponed = list(self._postponed)
+        for repository_id in postponed:
             self.flush_quietly(repository_id, (), now=True)
 
     def flush_outbox(self) -> int:
@@ -200,15 +226,15 @@ class SnapshotWriter:
         self._staging.write_record(name, snapshot.content)
         return snapshot
 
-    def _show(self, repository_id: int, snapshot: Snapshot, *, everything: bool) -> None:
-        digests = None if everything else sorted(self._postponed.get(repository_id, ()))
+    def _show(self, repository_id: int, snapshot: Snapshot, shown: Collection[Digest] | None) -> None:
+        digests = None if shown is None else sorted(shown)
         assert self._store.layouts is not None
         findings = self._store.layouts.update(
             snapshot.repository,
             snapshot.version,
             snapshot.content,
             lambda: self._objects(repository_id, digests),
-            whole=everything,
+            whole=shown is None,
         )
         for finding in findings:
             _log.warning("the layout of %s is incomplete: %s", snapshot.repository, finding)

@@ -129,7 +129,7 @@ def lock_repositories(connection: Connection, names: Collection[str]) -> tuple[d
             set_repository_state(connection, repository_id, "active", None)
             revived.add(repository_id)
         elif state != "active":
-            raise RepositoryNotActive(f"{name}: the repository is being removed")
+            raise RepositoryNotActive(f"{name}: the repository is being removed", repository=name)
         outbox.append({"repository_id": repository_id, "revision": revision})
     _queue_snapshots(connection, outbox)
     return ids, revived
@@ -147,7 +147,7 @@ def lock_repository(connection: Connection, name: str) -> LockedRepository:
         raise NotFound(f"{name}: no such repository")
     state, revision, deleted_at = connection.execute(_COUNT_UP, {"of": found.id}).one()
     if state == "purging":
-        raise RepositoryNotActive(f"{name}: the repository is being removed")
+        raise RepositoryNotActive(f"{name}: the repository is being removed", repository=name)
     _queue_snapshots(connection, [{"repository_id": found.id, "revision": revision}])
     return LockedRepository(found.id, name, state, deleted_at)
 

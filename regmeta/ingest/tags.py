@@ -14,7 +14,7 @@ from regmeta.ingest.plan import CommitResult, TagChange
 from regmeta.ingest.statements import Change, LockedRepository
 from regmeta.ingest.tag_moves import end_tags, move_tags
 from regmeta.ingest.unit_of_work import Writer
-from regmeta.models import Manifest
+from regmeta.models import Manifest, Tag
 from regmeta.oci import names
 from regmeta.oci.digest import Digest
 
@@ -22,6 +22,9 @@ _MANIFEST_ID: Final = sa.select(Manifest.id).where(
     Manifest.repository_id == sa.bindparam("repository"),
     Manifest.digest == sa.bindparam("of"),
     Manifest.deleted_at.is_(None),
+)
+_POINTS_AT: Final = sa.select(Tag.manifest_digest).where(
+    Tag.repository_id == sa.bindparam("repository"), Tag.name == sa.bindparam("tag"), Tag.ended_at.is_(None)
 )
 Move = Callable[[Connection, Change, tuple[int, str]], list[TagChange]]
 
@@ -47,17 +50,23 @@ def set_tag(writer: Writer, repository: str, tag: str, digest: Digest) -> Commit
     return change_tags(writer, repository, f"tag {repository}:{tag}", move)
 
 
-def remove_tag(writer: Writer, repository: str, tag: str) -> CommitResult:
+def remove_tag(writer: Writer, repository: str, tag: str, digest: Digest | None = None) -> CommitResult:
     """End a tag. The manifest stays, reachable by its digest, until it is collected.
 
+    With *digest* it is ended only if it points there.
+
     Raises:
-        NotFound: no such repository, or no such tag in it now.
+        NotFound: no such repository, or no such tag in it now, or it points elsewhere.
         RepositoryNotActive: the repository is being removed.
         ImmutableTag: the tag is there and may not be changed.
     """
     names.tag_name(tag)
 
     def end(connection: Connection, change: Change, of: tuple[int, str]) -> list[TagChange]:
+        if digest is not None:
+            points_at = connection.execute(_POINTS_AT, {"repository": of[0], "tag": tag}).scalar()
+            if points_at != digest:
+                raise NotFound(f"{repository}:{tag}: does not point at {digest}")
         changes = end_tags(connection, change, of, [tag], writer.tag_terms)
         if not changes:
             raise NotFound(f"{repository}:{tag}: no such tag")

@@ -33,9 +33,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Final
 from uuid import UUID, uuid4
 
 from regmeta import errors
@@ -53,6 +54,8 @@ from regmeta.oci.streams import ByteStream
 from regmeta.store import Staged, Staging
 
 _log = logging.getLogger(__name__)
+
+RECEIVED_S: Final = 5.0  # [s] others are told at most this often how far large blobs have come
 
 
 class Phase(Enum):
@@ -99,6 +102,9 @@ class UnitOfWork:
         self._source = source.encode("utf-8", "backslashreplace").decode()
         self._clock_s = clock_s
         self._renewed_s = clock_s()
+        self._noted_s = clock_s()
+        self._received: dict[str, int] = {}  # bytes of large blobs so far, by key
+        self._noted: dict[str, int] = {}  # what their intents say
         self._stored: dict[Digest, StoredBlob] = {}
         self._keys: dict[Digest, str] = {}
         self._staged: dict[Digest, Staged] = {}
@@ -114,12 +120,21 @@ class UnitOfWork:
         return [digest for digest in self._keys if digest not in self._staged]
 
     @property
+    def keys(self) -> Mapping[Digest, str]:
+        """What is reserved, staged or not, under which key."""
+        return self._keys
+
+    @property
     def stored(self) -> Mapping[Digest, StoredBlob]:
         """What was here when it was reserved."""
         return self._stored
 
-    def reserve(self, wanted: Mapping[Digest, int]) -> None:
-        """Lease what is here of *wanted* (digest to size), and promise to write the rest.
+    def live(self, digests: Collection[Digest]) -> set[Digest]:
+        """Return which of *digests* are worth reserving now, since they are here; promises nothing."""
+        return retried(lambda: reserve.live(self._writer.database, digests))
+
+    def reserve(self, wanted: Collection[Digest]) -> None:
+        """Lease what is here of *wanted*, and promise to write the rest.
 
         May be called again, also after ``publish``: with digests that were not known before, or with
         those of a :class:`LostReservation`, which then get new keys.
@@ -157,15 +172,36 @@ class UnitOfWork:
         """
         self._require(Phase.RESERVED)
         key = self._keys[digest]
+        if size_bytes >= reserve.WATCHED_BYTES:
+            progress = self._watched(key, progress)
         self._staged[digest] = self._writer.staging.stage(key, digest, size_bytes, stream, progress)
 
     def keep_alive(self) -> None:
-        """Let the intents expire later, if half of their time has passed. For long uploads."""
+        """Let the intents expire later, if half of their time has passed, and say what was received.
+
+        For long uploads. Writes at most every :data:`RECEIVED_S`, and only what has changed.
+        """
+        now_s = self._clock_s()
         half_s = self._writer.lifetimes.intent.total_seconds() / 2
-        if self._keys and self._clock_s() - self._renewed_s > half_s:
-            owner, lifetimes = self._writer.staging.owner, self._writer.lifetimes
-            retried(lambda: reserve.renew(self._writer.database, owner, lifetimes))
-            self._renewed_s = self._clock_s()
+        expire_later = bool(self._keys) and now_s - self._renewed_s > half_s
+        received: dict[str, int] = {}
+        if now_s - self._noted_s >= RECEIVED_S:
+            # Copied in one step: other threads go on counting.
+            counted = self._received.copy()
+            received = {key: total for key, total in counted.items() if self._noted.get(key) != total}
+        if not expire_later and not received:
+            return
+        owner, lifetimes = self._writer.staging.owner, self._writer.lifetimes
+        retried(
+            lambda: reserve.renew(
+                self._writer.database, owner, lifetimes, expire_later=expire_later, received=received
+            )
+        )
+        if expire_later:
+            self._renewed_s = now_s
+        if received:
+            self._noted.update(received)
+            self._noted_s = now_s
 
     def publish(self) -> None:
         """Give all staged bytes their keys, durably.
@@ -235,6 +271,16 @@ class UnitOfWork:
         except errors.Error as error:
             _log.warning("an aborted ingest is left for the next writer: %s", error)
         self.phase = Phase.ABORTED
+
+    def _watched(self, key: str, progress: Callable[[int], None] | None) -> Callable[[int], None]:
+        """Count the bytes of one key, which one thread writes."""
+
+        def advanced(size_bytes: int) -> None:
+            self._received[key] = self._received.get(key, 0) + size_bytes
+            if progress is not None:
+                progress(size_bytes)
+
+        return advanced
 
     def _commit_once(self, plan: CommitPlan) -> CommitResult:
         try:

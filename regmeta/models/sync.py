@@ -64,9 +64,9 @@ class SyncItem(Base):
     """The last outcome of one image of an upstream: repository ``source``, tag or digest ``reference``.
 
     ``upstream_digest`` is what the upstream names so, ``digest`` what it became here: they differ where
-    Docker types are converted. ``terms`` names what the policy asked for then, in short, so that a changed policy is
-    noticed. ``reason`` says in words why it was left out or what failed; a failure has ``error_class``, is
-    counted in ``attempts`` (in a row) and is tried again at ``next_try_at``.
+    Docker types are converted. ``terms`` names what the policy asked for then, in short, so that a changed
+    policy is noticed. ``reason`` says in words why it was left out or what failed; a failure has
+    ``error_class``, is counted in ``attempts`` (in a row) and is tried again at ``next_try_at``.
     """
 
     __tablename__ = "sync_items"

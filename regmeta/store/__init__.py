@@ -71,7 +71,10 @@ def digest_of_key(key: str) -> Digest:
 
 
 class Staging(Protocol):
-    """The staging area of one process, held under its own lock while the process lives."""
+    """The staging area of one process, held under its own lock while the process lives.
+
+    All but :meth:`close` may be called from several threads.
+    """
 
     @property
     def owner(self) -> UUID:
@@ -87,7 +90,7 @@ class Staging(Protocol):
     ) -> Staged:
         """Take bytes in: hash and count them while they are written, then flush them.
 
-        Reading stops one byte after the declared size. May be called from several threads.
+        Reading stops one byte after the declared size.
         *progress* is called with the number of bytes of each step.
 
         Raises:

@@ -7,11 +7,15 @@ from pathlib import Path
 import pytest
 
 from regmeta import errors
-from regmeta.app import Writing
+from regmeta.app import Writing, open_for_writing
 from regmeta.ingest.tags import remove_tag, set_tag
+from regmeta.maintain.collect.run import collect
+from regmeta.maintain.delete.manifest import delete_manifest
 from regmeta.oci.digest import Digest
+from regmeta.settings import Settings
 from tests.builders import AMD64, ARM64, Json, LayoutBuilder, digest_of
 from tests.support.registry import (
+    AT_ONCE,
     change,
     commit_one,
     import_all,
@@ -48,6 +52,69 @@ def test_child_of_a_tagged_index_is_skipped_by_digest(
     commit_one(writing, builder, builder.index([builder.index([child])]), layout)
     assert can_skip(writing, child, child["digest"])
     assert not can_skip(writing, child, "v1")
+
+
+def test_referrer_is_skipped_while_a_tag_reaches_what_it_refers_to(
+    writing: Writing, builder: LayoutBuilder, layout: Path
+) -> None:
+    """Of a child of an index, and a referrer of a referrer: the collector keeps both as long."""
+    child = builder.image()
+    sbom = builder.artifact(b"sbom", "application/sbom", child)
+    signature = builder.artifact(b"signed", "application/signature", sbom)
+    stray = builder.artifact(b"stray", "application/sbom", builder.image())
+    for image in (sbom, signature, stray):
+        commit_one(writing, builder, image, layout, tag=None)
+    assert not can_skip(writing, sbom, sbom["digest"])
+    commit_one(writing, builder, builder.index([child]), layout)
+    assert can_skip(writing, sbom, sbom["digest"])
+    assert can_skip(writing, signature, signature["digest"])
+    assert not can_skip(writing, stray, stray["digest"])
+    assert not can_skip(writing, signature, signature["digest"], repository="elsewhere")
+    remove_tag(writing.writer, "app", "v1")
+    assert not can_skip(writing, sbom, sbom["digest"])
+    assert not can_skip(writing, signature, signature["digest"])
+
+
+def test_subject_of_another_repository_keeps_no_referrer_here(
+    writing: Writing, builder: LayoutBuilder, layout: Path, image: Json
+) -> None:
+    signature = builder.artifact(b"signed", "application/signature", image)
+    commit_one(writing, builder, signature, layout, "other", None)
+    assert not can_skip(writing, signature, signature["digest"], repository="other")
+
+
+def test_referrer_that_was_deleted_is_not_skipped(
+    writing: Writing, builder: LayoutBuilder, layout: Path, image: Json
+) -> None:
+    signature = builder.artifact(b"signed", "application/signature", image)
+    commit_one(writing, builder, signature, layout, tag=None)
+    assert can_skip(writing, signature, signature["digest"])
+    delete_manifest(writing.writer, "app", digest_of(signature))
+    assert not can_skip(writing, signature, signature["digest"])
+
+
+def test_untagged_referrers_are_not_imported_again(
+    writing: Writing, builder: LayoutBuilder, layout: Path
+) -> None:
+    image = builder.image()
+    builder.tag(image, "v1")
+    builder.tag(builder.artifact(b"signed", "application/signature", image))
+    import_all(writing, builder.write(layout))
+    assert [outcome.status for outcome in import_layout(writing, layout)] == ["skipped", "skipped"]
+
+
+def test_skipped_referrer_is_not_collected(settings: Settings, builder: LayoutBuilder, layout: Path) -> None:
+    """Its lease has run out and is not renewed: that its subject is tagged is enough."""
+    with open_for_writing(settings, lifetimes=AT_ONCE) as writing:
+        image = builder.image()
+        signature = builder.artifact(b"signed", "application/signature", image)
+        commit_one(writing, builder, image, layout)
+        commit_one(writing, builder, signature, layout, tag=None)
+        assert can_skip(writing, signature, signature["digest"])
+        change(writing.database, "UPDATE manifests SET lease_until = 1")
+        change(writing.database, "UPDATE blobs SET lease_until = 1")
+        collect(writing.writer, writing.store)
+        assert can_skip(writing, signature, signature["digest"])
 
 
 def test_image_that_is_not_there_is_not_skipped(
