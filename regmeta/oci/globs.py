@@ -20,6 +20,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from functools import lru_cache
+from itertools import takewhile
 from typing import Any, Final
 
 from regmeta.errors import UsageError
@@ -30,6 +31,7 @@ MAX_DEEP: Final = 3  # of ``**``: each more multiplies the ways in which a long 
 # What no name has, no pattern needs: an escape or a blank in one is a mistake.
 _GRAMMAR: Final = re.compile(r"[A-Za-z0-9._/*?\[\]{},!^-]+")
 _EMPTY_SET: Final = re.compile(r"\[[!^]?\]|\{\}")
+_WILDCARD: Final = re.compile(r"[*?\[{]")
 _EMPTY_PART: Final = re.compile(r"^/|//|/$")
 
 
@@ -58,6 +60,16 @@ def check(pattern: str) -> str:
 def matches(patterns: Iterable[str], name: str) -> bool:
     """Tell whether *name* is matched by one of *patterns*, each of which :func:`check` has let pass."""
     return any(_compiled(pattern).match(name) for pattern in patterns)
+
+
+def has_wildcard(pattern: str) -> bool:
+    """Tell whether *pattern*, or this part of one, may match more than its own text."""
+    return _WILDCARD.search(pattern) is not None
+
+
+def literal_parts(pattern: str) -> list[str]:
+    """Return the parts of *pattern* before the first that has a wildcard: ``a/b/c*/d`` is below ``a/b``."""
+    return list(takewhile(lambda part: not has_wildcard(part), pattern.split("/")))
 
 
 @lru_cache(maxsize=1024)

@@ -23,7 +23,7 @@ PACKAGE: Final = ROOT / "regmeta"
 MODULES: Final = sorted(PACKAGE.rglob("*.py"))
 LONGEST_MODULE: Final = 500  # [lines]
 
-OPENERS: Final = ("store/", "sources/", "app/", "settings.py", "cli/")
+OPENERS: Final = ("store/", "sources/", "app/", "settings/", "cli/")
 """Who may open files."""
 
 COMMITTERS: Final = {

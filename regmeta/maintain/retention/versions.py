@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from regmeta.oci.versions import version_of
+
 VersionKey = tuple[Any, ...]
 
 
@@ -12,13 +14,8 @@ def version_key(tag: str) -> VersionKey | None:
 
     ``semver`` reads it; its own objects compare fifty times slower than these tuples.
     """
-    if not tag.lstrip("vV")[:1].isdigit():  # most tags that are none end here
-        return None
-    from semver import Version
-
-    try:
-        version = Version.parse(tag[1:] if tag[0] in "vV" else tag)
-    except ValueError:
+    version = version_of(tag)
+    if version is None:
         return None
     # A release is above its pre-releases; numbers are below words (semver.org, point 11).
     identifiers = tuple(
