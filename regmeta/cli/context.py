@@ -31,3 +31,16 @@ def settings(ctx: typer.Context) -> Settings:
 
     options = cast("Options", ctx.obj)
     return load_settings(options.config, home=options.home)
+
+
+def make_default_home(chosen: Settings) -> None:
+    """Make the registry at the first command that brings images in, if nobody chose a place for it.
+
+    A folder that was named and is empty may be a disk that is not mounted.
+    """
+    from regmeta import app
+    from regmeta.cli import render
+
+    if chosen.is_default_home and not app.is_initialised(chosen):
+        app.initialise(chosen)
+        render.say(f"made the registry in {chosen.home}")

@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from regmeta.cli import moments, render
-from regmeta.cli.context import Json, settings
+from regmeta.cli.context import Json, make_default_home, settings
 from regmeta.cli.moments import At
 
 if TYPE_CHECKING:
     from regmeta.cli.progress import ImportProgress
     from regmeta.ingest.plan import ImageOutcome
-    from regmeta.settings import Settings
 
 
 def import_(
@@ -53,7 +52,7 @@ def import_(
     from regmeta import app
 
     chosen = settings(ctx)
-    _make_default_home(chosen)
+    make_default_home(chosen)
     outcomes: list[ImageOutcome] = []
     try:
         with closing(
@@ -85,15 +84,6 @@ def _progress(images: int) -> ImportProgress:
     from regmeta.cli.progress import ImportProgress
 
     return ImportProgress(images)
-
-
-def _make_default_home(chosen: Settings) -> None:
-    from regmeta import app
-
-    # Only where nobody chose a place: a folder that was named and is empty may be a disk not mounted.
-    if chosen.is_default_home and not app.is_initialised(chosen):
-        app.initialise(chosen)
-        render.say(f"made the registry in {chosen.home}")
 
 
 def _report(outcomes: list[ImageOutcome], as_json: bool) -> None:

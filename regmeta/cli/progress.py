@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Self
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
     from regmeta.ingest.plan import ImageOutcome
+    from regmeta.sync.records import ItemOutcome
 
 
 class _Bars:
@@ -22,8 +24,9 @@ class _Bars:
         from rich.console import Console
         from rich.progress import Progress
 
+        self._is_shown = sys.stderr.isatty()
         self._bars = Progress(
-            *columns, console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True
+            *columns, console=Console(stderr=True), disable=not self._is_shown, transient=True
         )
 
     def __enter__(self) -> Self:
@@ -130,3 +133,71 @@ class RebuildProgress(_Bars):
     def finished(self, repository: str) -> None:
         """A repository is done."""
         self._bars.advance(self._task)
+
+
+class SyncProgress(_Bars):
+    """Draws how a sync gets on: images, and the layers and bytes that come; called from several threads."""
+
+    def __init__(self) -> None:
+        from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+
+        super().__init__(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.fields[said]}"),
+            TimeRemainingColumn(),
+        )
+        self._lock = threading.Lock()
+        self._images = self._bars.add_task("images", total=0, said="")
+        self._bytes = self._bars.add_task("bytes", total=0, said="")
+        self._found = self._done = self._layers = self._planned = self._came = 0
+        self._began_s = time.monotonic()
+
+    def found(self, images: int) -> None:
+        """More images are to be looked at."""
+        with self._lock:
+            self._found += images
+        self._show()
+
+    def planned(self, size_bytes: int) -> None:
+        """More is to be brought, unless it is here already."""
+        with self._lock:
+            self._planned += size_bytes
+
+    def spared(self, size_bytes: int) -> None:
+        """Of what was planned, so much was here already."""
+        with self._lock:
+            self._planned -= size_bytes
+
+    def fetched(self) -> None:
+        """A layer has come whole."""
+        with self._lock:
+            self._layers += 1
+
+    def advanced(self, size_bytes: int) -> None:
+        """Bytes have come."""
+        with self._lock:
+            self._came += size_bytes
+        self._show()
+
+    def done(self, outcomes: Iterable[ItemOutcome]) -> None:
+        """Images are done."""
+        with self._lock:
+            self._done += sum(1 for _ in outcomes)
+        self._show()
+
+    def _show(self) -> None:
+        from regmeta.cli.render import size
+
+        if not self._is_shown:
+            return
+        rate = self._came / max(time.monotonic() - self._began_s, 0.001)
+        self._bars.update(
+            self._images, total=self._found, completed=self._done, said=f"{self._done} of {self._found}"
+        )
+        self._bars.update(
+            self._bytes,
+            total=self._planned,
+            completed=self._came,
+            said=f"{size(self._came)} of {size(self._planned)}, {self._layers} layers, {size(int(rate))}/s",
+        )

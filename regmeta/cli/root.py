@@ -22,6 +22,7 @@ from regmeta.cli import (
     repairing,
     repositories,
     retention,
+    sync,
     tags,
     verification,
 )
@@ -97,6 +98,7 @@ app.add_typer(manifests.app, name="manifest")
 app.add_typer(blobs.app, name="blob")
 app.add_typer(collection.app, name="gc")
 app.add_typer(retention.app, name="retention")
+app.add_typer(sync.app, name="sync")
 app.add_typer(database.app, name="db")
 
 

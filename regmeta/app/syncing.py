@@ -1,0 +1,351 @@
+"""Wiring of ``regmeta sync``: policies and upstreams from the settings, one run, and runs without an end."""
+
+from __future__ import annotations
+
+import platform
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Final, Protocol
+from uuid import UUID
+
+from regmeta import db
+from regmeta.app import Writing, mirroring, open_for_writing
+from regmeta.errors import Error, Locked, RemoteUnavailable, Unavailable, UsageError, without_frames
+from regmeta.ingest.plan import Lifetimes
+from regmeta.maintain.recover import recover
+from regmeta.oci.names import Reference
+from regmeta.oci.remote_names import RemoteReference
+from regmeta.settings import Settings
+from regmeta.sources.registry.upstream import Upstream
+from regmeta.store import BlobStore
+from regmeta.sync.items import Item
+from regmeta.sync.on_demand import OnDemand
+from regmeta.sync.pipeline import NoProgress, Progress, is_ours
+from regmeta.sync.policy import Policy
+from regmeta.sync.records import Cause, LastRun, RunCounts, last_run, next_retry_at
+from regmeta.sync.run import Mirror, SyncReport, run_policy, sync_image
+
+HERE: Final = "the registry here"  # what messages call it
+LONGEST_WAIT_S: Final = 30.0  # what others note as due is seen after that
+SHORTEST_WAIT_S: Final = 1.0
+LONGEST_RUN_ELSEWHERE: Final = timedelta(hours=1)  # of a host that cannot be asked; not waited for longer
+
+
+@dataclass(frozen=True, slots=True)
+class FailedRun:
+    """A policy whose upstream could not be asked for its images."""
+
+    policy: str
+    error: Error
+
+
+class Stop(Protocol):
+    """Whether a watch is to end."""
+
+    def is_set(self) -> bool:
+        """Tell whether it is."""
+
+    def wait(self, timeout_s: float) -> None:
+        """Return when it is to end, or after *timeout_s* seconds."""
+
+
+def sync_one(
+    settings: Settings,
+    reference: str,
+    destination: str | None,
+    *,
+    platforms: Sequence[str] = (),
+    only_signed: bool = False,
+    plain_http: bool = False,
+    progress: Progress | None = None,
+) -> SyncReport:
+    """Bring one image of a remote registry; see :func:`regmeta.sync.run.sync_image`.
+
+    A registry of the settings is spoken to as they say; of another one the defaults hold. Without
+    *destination* it goes where it is there, under its own tag.
+
+    Raises:
+        InvalidName, InvalidDigest: *reference* or *destination* is none.
+    """
+    remote = RemoteReference.parse(reference)
+    target = Reference.parse(destination or remote.repository)
+    if target.digest is not None:
+        raise UsageError(f"{destination}: a destination has no digest: it is the image's")
+    wanted = str(remote.digest) if remote.digest is not None else remote.tag or "latest"
+    tag = target.tag or (remote.tag if remote.digest is not None else wanted)
+    item = Item(remote.repository, wanted, target.repository, tag)
+    stopped = threading.Event()
+    with ExitStack() as stack:
+        policy, upstream = mirroring.for_reference(settings, remote, stopped, plain_http=plain_http)
+        stack.callback(upstream.close)
+        policy = replace(
+            policy,
+            platforms=tuple(platforms) or policy.platforms,
+            only_signed=only_signed or policy.only_signed,
+        )
+        registry = stack.enter_context(open_for_writing(settings))
+        return sync_image(_mirror(policy, upstream, registry, stopped, progress), item)
+
+
+def sync_policies(
+    settings: Settings,
+    names: Sequence[str] = (),
+    *,
+    believe_deletes: bool = False,
+    progress: Progress | None = None,
+) -> Iterator[SyncReport | FailedRun]:
+    """Run policies of the settings one after the other, all of them or those of these names.
+
+    Each report is given when its run has ended. A policy whose upstream does not answer does not keep the
+    others from theirs.
+
+    Raises:
+        UsageError: there is no such policy, or none at all.
+        StoreUnavailable, DatabaseUnavailable, Locked: nothing can be written here now.
+    """
+    chosen = chosen_policies(settings, names)
+    with open_for_writing(settings) as registry:
+        for policy in chosen:
+            stopped = threading.Event()
+            with _opened(settings, policy, stopped) as upstream:
+                mirror = _mirror(policy, upstream, registry, stopped, progress)
+                try:
+                    yield run_policy(mirror, believe_deletes=believe_deletes)
+                except Error as error:
+                    if is_ours(error):
+                        raise
+                    yield FailedRun(policy.name, without_frames(error))
+
+
+def chosen_policies(settings: Settings, names: Sequence[str] = ()) -> list[Policy]:
+    """Return the policies of these names, or all.
+
+    Raises:
+        UsageError: there is no such policy, or none at all.
+    """
+    policies = {policy.name: policy for policy in mirroring.policies_of(settings)}
+    if not policies:
+        raise UsageError("settings: no registry to sync from: add [[sync.registries]]")
+    for name in names:
+        if name not in policies:
+            raise UsageError(f"settings: no registry {name!r} to sync from: there are {', '.join(policies)}")
+    return [policies[name] for name in dict.fromkeys(names)] if names else list(policies.values())
+
+
+@contextmanager
+def on_demand(settings: Settings) -> Iterator[OnDemand]:
+    """Lend what brings images when they are asked for, of all policies that are for it.
+
+    Raises:
+        UsageError: there is none.
+    """
+    policies = [policy for policy in chosen_policies(settings) if policy.on_demand]
+    if not policies:
+        raise UsageError("settings: no registry has on_demand = true")
+    stopped = threading.Event()
+    with ExitStack() as stack:
+        registry = stack.enter_context(open_for_writing(settings))
+        mirrors = []
+        for policy in policies:
+            upstream = stack.enter_context(_opened(settings, policy, stopped))
+            mirrors.append(_mirror(policy, upstream, registry, stopped, None))
+        found = OnDemand(mirrors)
+        stack.callback(found.close)
+        try:
+            yield found
+        except BaseException:
+            stopped.set()  # who is interrupted does not wait for a copy of hours
+            raise
+
+
+def watch(
+    settings: Settings,
+    stop: Stop,
+    *,
+    synced: Callable[[SyncReport], None],
+    changed: Callable[[str], None],
+    lifetimes: Lifetimes | None = None,
+    names: Sequence[str] = (),
+) -> None:
+    """Run each policy when it is due, and what failed when it is due again, until *stop*.
+
+    Policies run beside each other, so that a slow upstream keeps no other waiting; *synced* and *changed* are
+    called one at a time. *changed* is told when something does not work, why, and when it works again.
+
+    Raises:
+        UsageError: no policy has a poll interval.
+        SchemaMismatch, IdentityMismatch: this is not the registry any more.
+    """
+    policies = [p for p in chosen_policies(settings, names) if p.poll is not None or p.on_demand]
+    if not policies:
+        raise UsageError('settings: no registry has a poll interval: add poll = "1h"')
+    watching = _Watch(settings, policies, synced, changed)
+    while not stop.is_set():
+        try:
+            with open_for_writing(settings, lifetimes=lifetimes) as registry:
+                watching.go_on(registry, stop)
+        except (Unavailable, Locked) as error:
+            watching.fails(HERE, error)
+            stop.wait(SHORTEST_WAIT_S * 5)
+
+
+class _Watch:
+    """Policies that are run beside each other, each in a thread of its own."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        policies: Sequence[Policy],
+        synced: Callable[[SyncReport], None],
+        changed: Callable[[str], None],
+    ) -> None:
+        self._settings = settings
+        self._policies = policies
+        self._synced = synced
+        self._changed = changed
+        self._lock = threading.Lock()
+        self._said: dict[str, str] = {}
+        self._in_vain: dict[str, int] = {}
+
+    def go_on(self, registry: Writing, stop: Stop) -> None:
+        """Run the policies until *stop*, or until nothing can be written any more."""
+        self.works(HERE)
+        stopped = threading.Event()
+        recovered_s = time.monotonic()
+        with ThreadPoolExecutor(len(self._policies), thread_name_prefix="policy") as pool:
+            futures = [pool.submit(self._follow, policy, registry, stopped) for policy in self._policies]
+            try:
+                while not stop.is_set() and not any(future.done() for future in futures):
+                    stop.wait(SHORTEST_WAIT_S)
+                    if time.monotonic() - recovered_s > LONGEST_WAIT_S:
+                        recover(registry.writer, registry.store)
+                        recovered_s = time.monotonic()
+            finally:
+                stopped.set()
+        for future in futures:
+            future.result()
+
+    def fails(self, about: str, error: Error) -> None:
+        """Tell that something does not work, unless that was told."""
+        with self._lock:
+            kind = type(error).__name__
+            if self._said.get(about) != kind:
+                self._said[about] = kind
+                self._changed(f"{about}: {error}")
+
+    def works(self, about: str) -> None:
+        """Tell that something works again, if it did not."""
+        with self._lock:
+            if self._said.pop(about, None) is not None:
+                self._changed(f"{about}: works again")
+
+    def _follow(self, policy: Policy, registry: Writing, stopped: threading.Event) -> None:
+        with _opened(self._settings, policy, stopped) as upstream:
+            while not stopped.is_set():
+                cause, wait_s = self._due(policy, registry)
+                if wait_s > 0:
+                    stopped.wait(min(wait_s, LONGEST_WAIT_S))
+                    continue
+                mirror = _mirror(policy, upstream, registry, stopped, None)
+                try:
+                    report = run_policy(mirror, cause, only_due=cause == "retry")
+                except Error as error:
+                    if is_ours(error):
+                        raise
+                    self._in_vain[policy.name] = self._in_vain.get(policy.name, 0) + 1
+                    self.fails(policy.name, error)
+                    stopped.wait(SHORTEST_WAIT_S)
+                    continue
+                if report.outcome == "done":
+                    self._in_vain[policy.name] = 0
+                    away = _away(report)
+                    if away is not None:
+                        self.fails(policy.name, away)
+                    elif report.counts != RunCounts(requests=report.counts.requests):
+                        self.works(policy.name)
+                with self._lock:
+                    self._synced(report)
+
+    def _due(self, policy: Policy, registry: Writing) -> tuple[Cause, float]:
+        """Return what is next for a policy, and in how many seconds [s]."""
+        database = registry.database
+        with database.read() as connection:
+            now = db.clock(connection)
+        last = last_run(database, policy.name)
+        if last is not None and self._is_going_on(last, registry, now):
+            return "schedule", SHORTEST_WAIT_S * 5  # another process is at it
+        wait = LONGEST_WAIT_S
+        if policy.poll is not None:
+            polled = last_run(database, policy.name, causes=("schedule", "command"))
+            wait = 0.0
+            if polled is not None:
+                pause = self._pause(policy, policy.poll, polled)
+                wait = (polled.started_at + pause - now).total_seconds()
+            if wait <= 0:
+                return "schedule", 0.0
+        retry_at = next_retry_at(database, policy.name)
+        if retry_at is not None:
+            return "retry", min(wait, (retry_at - now).total_seconds())
+        return "schedule", wait
+
+    def _pause(self, policy: Policy, poll: timedelta, polled: LastRun) -> timedelta:
+        """Return how long after the beginning of its last run a policy runs again."""
+        if polled.outcome == "done":
+            return poll
+        if polled.outcome == "failed":
+            return min(policy.backoff.after(max(1, self._in_vain.get(policy.name, 0))), poll)
+        return timedelta(0)  # stopped or killed before its end: the rest is due
+
+    def _is_going_on(self, last: LastRun, registry: Writing, now: datetime) -> bool:
+        """Tell whether another process is at it. Two at once do no harm, they only ask twice."""
+        if last.ended_at is not None or last.owner == registry.writer.staging.owner:
+            return False
+        if last.host == platform.node():
+            return registry.store.staging_exists(last.owner)
+        return now - last.started_at < LONGEST_RUN_ELSEWHERE
+
+
+def _away(report: SyncReport) -> Error | None:
+    """Return why an upstream is away: nothing of it could be reached."""
+    counts = report.counts
+    if not counts.failed or counts.copied or counts.unchanged or counts.left_out:
+        return None
+    errors = [item.error for item in report.items if item.error is not None]
+    return errors[0] if errors and all(isinstance(e, RemoteUnavailable) for e in errors) else None
+
+
+def _mirror(
+    policy: Policy,
+    upstream: Upstream,
+    registry: Writing,
+    stopped: threading.Event,
+    progress: Progress | None,
+) -> Mirror:
+    return Mirror(
+        policy,
+        upstream,
+        registry.registry,
+        registry.writer,
+        stopped,
+        _has_ended(registry.store),
+        progress if progress is not None else NoProgress(),
+    )
+
+
+def _has_ended(store: BlobStore) -> Callable[[str, UUID], bool]:
+    """Return what tells of a process whether it has certainly gone: one of this host without a folder."""
+    return lambda host, owner: host == platform.node() and not store.staging_exists(owner)
+
+
+@contextmanager
+def _opened(settings: Settings, policy: Policy, stopped: threading.Event) -> Iterator[Upstream]:
+    upstream = mirroring.upstream_of(settings, policy.name, stopped)
+    try:
+        yield upstream
+    finally:
+        upstream.close()
