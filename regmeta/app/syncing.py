@@ -21,13 +21,15 @@ from regmeta.maintain.recover import recover
 from regmeta.oci.names import Reference
 from regmeta.oci.remote_names import RemoteReference
 from regmeta.settings import Settings
+from regmeta.settings.sync import wrong_with_platform
+from regmeta.sources.registry.stopping import Stopping
 from regmeta.sources.registry.upstream import Upstream
 from regmeta.store import BlobStore
 from regmeta.sync.items import Item
 from regmeta.sync.on_demand import OnDemand
 from regmeta.sync.pipeline import NoProgress, Progress, is_ours
 from regmeta.sync.policy import Policy
-from regmeta.sync.records import Cause, LastRun, RunCounts, last_run, next_retry_at
+from regmeta.sync.records import Cause, LastRun, last_run, next_retry_at
 from regmeta.sync.run import Mirror, SyncReport, run_policy, sync_image
 
 HERE: Final = "the registry here"  # what messages call it
@@ -71,7 +73,12 @@ def sync_one(
 
     Raises:
         InvalidName, InvalidDigest: *reference* or *destination* is none.
+        UsageError: one of *platforms* is none, or *destination* has a digest.
     """
+    for each in platforms:
+        reason = wrong_with_platform(each)
+        if reason is not None:
+            raise UsageError(f"platform {reason}")
     remote = RemoteReference.parse(reference)
     target = Reference.parse(destination or remote.repository)
     if target.digest is not None:
@@ -79,7 +86,7 @@ def sync_one(
     wanted = str(remote.digest) if remote.digest is not None else remote.tag or "latest"
     tag = target.tag or (remote.tag if remote.digest is not None else wanted)
     item = Item(remote.repository, wanted, target.repository, tag)
-    stopped = threading.Event()
+    stopped = Stopping()
     with ExitStack() as stack:
         policy, upstream = mirroring.for_reference(settings, remote, stopped, plain_http=plain_http)
         stack.callback(upstream.close)
@@ -111,7 +118,7 @@ def sync_policies(
     chosen = chosen_policies(settings, names)
     with open_for_writing(settings) as registry:
         for policy in chosen:
-            stopped = threading.Event()
+            stopped = Stopping()
             with _opened(settings, policy, stopped) as upstream:
                 mirror = _mirror(policy, upstream, registry, stopped, progress)
                 try:
@@ -137,6 +144,21 @@ def chosen_policies(settings: Settings, names: Sequence[str] = ()) -> list[Polic
     return [policies[name] for name in dict.fromkeys(names)] if names else list(policies.values())
 
 
+def watched_policies(settings: Settings, names: Sequence[str] = ()) -> list[Policy]:
+    """Return those of the policies that a watch has something to do for.
+
+    Raises:
+        UsageError: there is none, no such policy, or nothing to do for one that was named.
+    """
+    policies = chosen_policies(settings, names)
+    watched = [policy for policy in policies if policy.poll is not None or policy.on_demand]
+    idle = [policy.name for policy in policies if policy not in watched]
+    if not watched or (names and idle):
+        which = f"registry {idle[0]!r} has no" if len(policies) == 1 or names else "no registry has a"
+        raise UsageError(f'settings: {which} poll interval: add poll = "1h"')
+    return watched
+
+
 @contextmanager
 def on_demand(settings: Settings) -> Iterator[OnDemand]:
     """Lend what brings images when they are asked for, of all policies that are for it.
@@ -147,7 +169,7 @@ def on_demand(settings: Settings) -> Iterator[OnDemand]:
     policies = [policy for policy in chosen_policies(settings) if policy.on_demand]
     if not policies:
         raise UsageError("settings: no registry has on_demand = true")
-    stopped = threading.Event()
+    stopped = Stopping()
     with ExitStack() as stack:
         registry = stack.enter_context(open_for_writing(settings))
         mirrors = []
@@ -181,9 +203,7 @@ def watch(
         UsageError: no policy has a poll interval.
         SchemaMismatch, IdentityMismatch: this is not the registry any more.
     """
-    policies = [p for p in chosen_policies(settings, names) if p.poll is not None or p.on_demand]
-    if not policies:
-        raise UsageError('settings: no registry has a poll interval: add poll = "1h"')
+    policies = watched_policies(settings, names)
     watching = _Watch(settings, policies, synced, changed)
     while not stop.is_set():
         try:
@@ -215,7 +235,7 @@ class _Watch:
     def go_on(self, registry: Writing, stop: Stop) -> None:
         """Run the policies until *stop*, or until nothing can be written any more."""
         self.works(HERE)
-        stopped = threading.Event()
+        stopped = Stopping()
         recovered_s = time.monotonic()
         with ThreadPoolExecutor(len(self._policies), thread_name_prefix="policy") as pool:
             futures = [pool.submit(self._follow, policy, registry, stopped) for policy in self._policies]
@@ -263,10 +283,11 @@ class _Watch:
                     continue
                 if report.outcome == "done":
                     self._in_vain[policy.name] = 0
-                    away = _away(report)
+                    # What is tried again failed before: that it does once more tells nothing of the rest.
+                    away = _away(report) if cause == "schedule" else None
                     if away is not None:
                         self.fails(policy.name, away)
-                    elif report.counts != RunCounts(requests=report.counts.requests):
+                    elif cause == "schedule" or report.counts.copied:
                         self.works(policy.name)
                 with self._lock:
                     self._synced(report)

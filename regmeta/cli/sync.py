@@ -2,39 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
-from regmeta.cli import render
+from regmeta.cli import render, sync_reports
 from regmeta.cli.context import Json, Limit, make_default_home, settings
-from regmeta.errors import FINDINGS, RemoteUnavailable
+from regmeta.errors import FINDINGS, UsageError
 
 if TYPE_CHECKING:
     from regmeta.app.syncing import FailedRun
     from regmeta.cli.progress import SyncProgress
-    from regmeta.query.mirrored import MirrorStatus
-    from regmeta.sync.records import ItemOutcome
     from regmeta.sync.run import SyncReport
-
-SHOWN = 50  # items of a run that are shown one by one; the status shows more
 
 
 class SyncGroup(TyperGroup):
     """Takes what is none of its commands for a reference: ``regmeta sync quay.io/org/app:1``."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """Find the command that *args* begin with."""
+        """Find the command that *args* begin with.
+
+        Raises:
+            UsageError: it looks like a command that was mistyped.
+        """
         if args and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
+            meant = get_close_matches(args[0], self.list_commands(ctx), n=1)
+            if meant:
+                raise UsageError(f"no such command: {args[0]!r} (did you mean 'regmeta sync {meant[0]}'?)")
             args = ["image", *args]
         return super().resolve_command(ctx, args)
 
 
 app = typer.Typer(
     cls=SyncGroup,
-    help="Bring images of other registries here: 'regmeta sync REF [DEST]', or what the settings say.",
+    help="""Bring images of other registries here.
+
+    One image, now: 'regmeta sync REF [DEST]', which is short for 'regmeta sync image REF [DEST]'. Many, as
+    [[sync.registries]] in the settings says: 'sync run' once, 'sync watch' again and again.
+
+    \b
+    Examples:
+      regmeta sync docker.io/library/alpine:3.20
+      regmeta sync quay.io/org/app:1.2 mirror/app --platform linux/amd64
+      regmeta sync run
+    """,
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -45,7 +58,10 @@ def image(
     ctx: typer.Context,
     reference: Annotated[
         str,
-        typer.Argument(metavar="REF", help="HOST/REPOSITORY[:TAG|@DIGEST]; http:// in front for plain HTTP."),
+        typer.Argument(
+            metavar="REF",
+            help="HOST/REPOSITORY[:TAG|@DIGEST]; http:// in front for plain HTTP. Without a tag, latest.",
+        ),
     ],
     destination: Annotated[
         str | None,
@@ -62,7 +78,9 @@ def image(
 ) -> None:
     """Bring one image of another registry, with its signatures and what else refers to it.
 
-    What is here already is not fetched again. 'sync' alone does the same: 'regmeta sync REF'.
+    What is here already is not fetched again. 'regmeta sync REF' is short for it. A registry that the
+    settings name is spoken to as they say; credentials come from there or from Docker's config.json. The exit
+    code is 6 if the image is there and left out: not signed, or for none of the platforms.
 
     \b
     Examples:
@@ -83,7 +101,7 @@ def image(
             only_signed=only_signed,
             progress=progress,
         )
-    _report([report], as_json)
+    sync_reports.show([report], as_json)
 
 
 @app.command()
@@ -95,13 +113,16 @@ def run(
     ] = None,
     believe_deletes: Annotated[
         bool,
-        typer.Option("--believe-deletes", help="Also when most tags of a repository are gone upstream."),
+        typer.Option(
+            "--believe-deletes", help="Remove tags here also when most of a repository's are gone upstream."
+        ),
     ] = False,
     as_json: Json = False,
 ) -> None:
     """Bring what the settings want of other registries, now. Interrupted, run it again: it does the rest.
 
-    An image that fails is reported and does not stop the others; the exit code is then that of the worst.
+    An image that fails is reported and does not stop the others, nor does a registry that is away; the exit
+    code is then that of the worst. What a policy leaves out is no failure.
 
     \b
     Examples:
@@ -120,7 +141,7 @@ def run(
                 failed.append(each)
             else:
                 reports.append(each)
-    _report(reports, as_json, failed)
+    sync_reports.show(reports, as_json, failed)
 
 
 @app.command()
@@ -134,24 +155,33 @@ def watch(
 ) -> None:
     """Bring what the settings want whenever it is due, until Ctrl-C or SIGTERM.
 
-    What failed is tried again after a while. With --json each run that has ended is a line.
+    Each registry is looked at every 'poll' of its settings. What failed is tried again after 1 minute, then
+    2, 4 and so on up to an hour. On stderr stands what it watches, each run that did something, and what does
+    not work; with --json each run that has ended is a line on stdout.
 
     \b
-    Example:
+    Examples:
       regmeta sync watch
+      regmeta sync watch hub --json
     """
     from regmeta.app import syncing
     from regmeta.cli.signals import Stop
 
     def synced(report: SyncReport) -> None:
         if as_json:
-            render.json_line(_summary(report))
+            render.json_line(sync_reports.document(report))
         if report.counts.copied or report.counts.failed or report.counts.removed:
-            _say(report)
+            sync_reports.say(report)
 
+    chosen = settings(ctx)
+    polls = {each.name: each.poll for each in chosen.sync.registries}
+    for policy in syncing.watched_policies(chosen, tuple(names or ())):
+        poll = polls[policy.name]
+        when = f"every {poll}" if poll else "only what failed on demand, when it is due again"
+        render.say(f"watching {policy.name}: {when}")
     with Stop() as stop:
         syncing.watch(
-            settings(ctx),
+            chosen,
             stop,
             synced=synced,
             changed=lambda why: render.say(f"regmeta: {why}"),
@@ -161,59 +191,29 @@ def watch(
 
 @app.command()
 def status(ctx: typer.Context, as_json: Json = False) -> None:
-    """Show how each registry of the settings stands: its last run, its images, and what fails.
+    """Show how each registry stands: its last run, its images, and what fails and why.
+
+    The exit code is 1 if a registry of the settings has an image that fails, or its last run failed. What was
+    asked for by name is shown too; it is not tried again by itself.
 
     \b
-    Example:
+    Examples:
       regmeta sync status
+      regmeta sync status --json
     """
     from regmeta import app
     from regmeta.query import mirrored
 
     chosen = settings(ctx)
     with app.open_for_reading(chosen) as registry:
-        found = mirrored.status(registry.database, [each.name for each in chosen.sync.registries])
+        names = [each.name for each in chosen.sync.registries]
+        found = mirrored.status(registry.database, names)
     if as_json:
         render.json(found)
     else:
-        _show_status(found)
-    if any(each.failing for each in found):
+        sync_reports.show_status(found, names)
+    if any(sync_reports.is_bad(each) for each in found if each.policy in names):
         raise typer.Exit(FINDINGS)
-
-
-def _show_status(found: list[MirrorStatus]) -> None:
-    render.table(
-        ["registry", "last run", "outcome", "images", "left out", "failing", "next try"],
-        [
-            (
-                each.policy,
-                None if each.last_run is None else each.last_run.started_at,
-                None if each.last_run is None else each.last_run.outcome or "running",
-                sum(each.images.get(outcome, 0) for outcome in ("copied", "unchanged")),
-                each.images.get("left out", 0),
-                each.images.get("failed", 0),
-                each.next_try_at,
-            )
-            for each in found
-        ],
-    )
-    failing = [(each.policy, image) for each in found for image in each.failing]
-    if failing:
-        typer.echo()
-        render.table(
-            ["registry", "image", "attempts", "next try", "error", "why"],
-            [
-                (
-                    policy,
-                    f"{image.source}:{image.reference}",
-                    image.attempts,
-                    image.next_try_at,
-                    image.error_class,
-                    image.reason,
-                )
-                for policy, image in failing
-            ],
-        )
 
 
 @app.command()
@@ -226,7 +226,7 @@ def history(
     limit: Limit = 20,
     as_json: Json = False,
 ) -> None:
-    """Show the runs, newest first.
+    """Show the runs, newest first. A registry that was asked for by name stands under its host.
 
     \b
     Examples:
@@ -242,7 +242,19 @@ def history(
         render.json(found)
         return
     render.table(
-        ["run", "registry", "cause", "started", "outcome", "copied", "size", "here", "left out", "failed"],
+        [
+            "run",
+            "registry",
+            "cause",
+            "started",
+            "outcome",
+            "copied",
+            "size",
+            "here",
+            "left out",
+            "failed",
+            "why",
+        ],
         [
             (
                 each.id,
@@ -255,93 +267,16 @@ def history(
                 each.unchanged,
                 each.left_out,
                 each.failed,
+                each.error,
             )
             for each in found
         ],
     )
-    render.more_follow(len(found), limit)
+    if len(found) >= limit:
+        render.say(f"(older ones: --before {found[-1].id})")
 
 
 def _progress() -> SyncProgress:
     from regmeta.cli.progress import SyncProgress
 
     return SyncProgress()
-
-
-def _report(reports: list[SyncReport], as_json: bool, failed: Sequence[FailedRun] = ()) -> None:
-    """Show how runs ended, and end with the exit code of the worst that happened."""
-    if as_json:
-        render.json(
-            [
-                *({**_summary(each), "items": [_item(item) for item in each.items]} for each in reports),
-                *({"policy": each.policy, "outcome": "failed", "error": str(each.error)} for each in failed),
-            ]
-        )
-    else:
-        shown = [(report, item) for report in reports for item in report.items]
-        render.table(
-            ["image", "destination", "outcome", "digest", "copied"],
-            [
-                (_name(item), item.destination, item.outcome, item.digest, render.size(item.copied_bytes))
-                for _, item in shown[:SHOWN]
-            ],
-        )
-        if len(shown) > SHOWN:
-            render.say(f"and {len(shown) - SHOWN} more: see 'regmeta sync status'")
-    for report in reports:
-        _say(report)
-    for each in failed:
-        render.say(f"regmeta: {each.policy}: {each.error}")
-    code = max((_exit_code(each) for each in reports), default=0)
-    code = max([code, *(each.error.exit_code for each in failed)])
-    if code:
-        raise typer.Exit(code)
-
-
-def _say(report: SyncReport) -> None:
-    for item in [item for item in report.items if item.outcome in ("failed", "left out")][:SHOWN]:
-        render.say(f"regmeta: {report.policy}: {_name(item)}: {item.reason}")
-    counts = report.counts
-    said = [
-        f"{render.count(counts.copied, 'image')} copied ({render.size(counts.copied_bytes)})",
-        f"{counts.unchanged} here already",
-    ]
-    for number, what in (
-        (counts.left_out, "left out"),
-        (counts.removed, "removed"),
-        (counts.failed, "failed"),
-    ):
-        if number:
-            said.append(f"{number} {what}")
-    stopped = "; stopped before its end" if report.outcome == "stopped" else ""
-    render.say(f"{report.policy}: {', '.join(said)}, {render.count(counts.requests, 'request')}{stopped}")
-
-
-def _name(item: ItemOutcome) -> str:
-    return f"{item.source}{'@' if ':' in item.reference else ':'}{item.reference}"
-
-
-def _summary(report: SyncReport) -> dict[str, object]:
-    return {"policy": report.policy, "run": report.run_id, "outcome": report.outcome, "counts": report.counts}
-
-
-def _item(item: ItemOutcome) -> dict[str, object]:
-    return {
-        "source": item.source,
-        "reference": item.reference,
-        "destination": item.destination,
-        "outcome": item.outcome,
-        "digest": item.digest,
-        "upstream_digest": item.upstream_digest,
-        "copied_bytes": item.copied_bytes,
-        "reason": item.reason,
-        "error": item.error_class,
-    }
-
-
-def _exit_code(report: SyncReport) -> int:
-    """Return the code of the worst failure; an image that was asked for by name and left out is refused."""
-    codes = [item.error.exit_code for item in report.items if item.error is not None]
-    if report.counts.failed > len(codes):
-        codes.append(RemoteUnavailable.exit_code)
-    return max(codes, default=0)

@@ -177,15 +177,21 @@ def _check_numbers(where: str, registry: SyncRegistry) -> None:
 
 def _check_wanted(where: str, registry: SyncRegistry) -> None:
     for platform in registry.platforms:
-        if not _PLATFORM.fullmatch(platform):
-            raise _wrong(where, "platforms", f"{platform[:100]!r} is none: write linux/amd64 or linux/arm/v7")
-        right = _ARCHITECTURES.get(platform.split("/")[1])
-        if right is not None:
-            raise _wrong(where, "platforms", f"{platform!r}: images call this architecture {right}")
+        reason = wrong_with_platform(platform)
+        if reason is not None:
+            raise _wrong(where, "platforms", reason)
     if registry.only_signed and registry.convert != "none":
         raise _wrong(where, "only_signed", "a signature is of the bytes, which convert changes")
     if registry.only_signed and not registry.referrers and not registry.cosign_tags:
         raise _wrong(where, "only_signed", "without referrers and cosign_tags no signature is ever seen")
+
+
+def wrong_with_platform(text: str) -> str | None:
+    """Say why a text can name the platform of no image; None if it can."""
+    if not _PLATFORM.fullmatch(text):
+        return f"{text[:100]!r} is none: write linux/amd64 or linux/arm/v7"
+    right = _ARCHITECTURES.get(text.split("/")[1])
+    return None if right is None else f"{text!r}: images call this architecture {right}"
 
 
 def _check_content(where: str, content: Content) -> None:

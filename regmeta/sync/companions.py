@@ -8,6 +8,7 @@ circle as far as a hostile registry says so: each digest is looked at once.
 from __future__ import annotations
 
 import logging
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -55,13 +56,15 @@ class CompanionFinder:
         self._policy = policy
         self._upstream = upstream
         self._plan = plan
+        self._probing = threading.Lock()
+        self._has_probed = False
 
     def find(
         self,
         item: Item,
         subjects: Iterable[Digest],
         tags: Mapping[tuple[str, str], KnownTag],
-        referrers: KnownReferrers,
+        referrers: Callable[[], KnownReferrers],
     ) -> Companions:
         """Look for all that belongs to *subjects*, the image's own digest first.
 
@@ -79,7 +82,7 @@ class CompanionFinder:
             except Error as error:
                 found.failures.append(without_frames(error))
                 listed = ()
-            here = referrers.get((item.repository, subject), {})
+            here = referrers().get((item.repository, subject), {}) if listed else {}
             for descriptor in listed:
                 if descriptor.digest in seen:
                     continue
@@ -124,6 +127,13 @@ class CompanionFinder:
     def _referrers(self, item: Item, subject: Digest, *, is_root: bool) -> Iterable[Descriptor]:
         if not self._policy.referrers:
             return ()
+        if self._upstream.has_referrers_api is None and not self._has_probed:
+            with self._probing:  # one finds out for all whether there is an API
+                if not self._has_probed:
+                    try:
+                        return self._upstream.referrers(item.source, subject)
+                    finally:
+                        self._has_probed = True
         if (
             self._upstream.has_referrers_api is False
             and item.listed is not None

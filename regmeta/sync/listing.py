@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from itertools import islice
 from regmeta.db import Database
 from regmeta.errors import Error, InvalidName, without_frames
 from regmeta.ingest.known import known_tags
-from regmeta.ingest.known_referrers import known_referrers
+from regmeta.ingest.known_referrers import KnownReferrers, known_referrers
 from regmeta.oci.digest import Digest
 from regmeta.sources.registry.upstream import Upstream
 from regmeta.sync.items import ALL_TAGS, Item
@@ -22,6 +23,7 @@ from regmeta.sync.policy import ContentRule, Policy
 from regmeta.sync.records import KEYS_AT_ONCE, known_items
 from regmeta.sync.selection import exact_repositories, select_repositories, select_tags
 from regmeta.sync.signatures import cosign_tags
+from regmeta.sync.watched import Halt
 
 
 @dataclass(slots=True)
@@ -54,9 +56,12 @@ def repositories(policy: Policy, upstream: Upstream) -> list[tuple[str, ContentR
 
 
 def list_tags(
-    policy: Policy, upstream: Upstream, wanted: list[tuple[str, ContentRule]]
+    policy: Policy, upstream: Upstream, wanted: list[tuple[str, ContentRule]], stopped: Halt
 ) -> Iterator[Repository]:
-    """List the tags of repositories, several at a time; what cannot be listed says so itself."""
+    """List the tags of repositories, several at a time; what cannot be listed says so itself.
+
+    An interrupt sets *stopped*: else it would have to wait for an upstream that says nothing.
+    """
 
     def of(each: tuple[str, ContentRule]) -> Repository:
         source, rule = each
@@ -71,7 +76,28 @@ def list_tags(
         return found
 
     with ThreadPoolExecutor(policy.images_at_once, thread_name_prefix="list") as pool:
-        yield from pool.map(of, wanted)
+        try:
+            yield from pool.map(of, wanted)
+        except GeneratorExit:
+            raise
+        except BaseException as error:
+            stopped.set_for(error)
+            raise
+
+
+class _Once:
+    """Asks when the answer is wanted first, for all threads once: most images have no referrers."""
+
+    def __init__(self, ask: Callable[[], KnownReferrers]) -> None:
+        self._ask = ask
+        self._lock = threading.Lock()
+        self._answer: KnownReferrers | None = None
+
+    def __call__(self) -> KnownReferrers:
+        with self._lock:
+            if self._answer is None:
+                self._answer = self._ask()
+            return self._answer
 
 
 def is_wanted(rule: ContentRule, item: Item) -> bool:
@@ -124,5 +150,5 @@ def look_up(database: Database, policy: Policy, items: Sequence[Item]) -> Known:
     return Known(
         tags,
         known_items(database, policy.name, [item.key for item in items]),
-        known_referrers(database, subjects) if policy.referrers else {},
+        _Once(lambda: known_referrers(database, subjects)),
     )

@@ -36,11 +36,11 @@ from regmeta.sync.watched import Stopped, WatchedSource
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What the rows said of many images at once, before they are looked at."""
+    """What the rows said of many images at once, before they are looked at; *referrers* asks when called."""
 
     tags: Mapping[tuple[str, str], KnownTag] = field(default_factory=dict)  # by repository here and tag
     items: Mapping[ItemKey, KnownItem] = field(default_factory=dict)
-    referrers: KnownReferrers = field(default_factory=dict)
+    referrers: Callable[[], KnownReferrers] = dict
 
 
 class Looker:

@@ -28,6 +28,7 @@ from regmeta.ingest.skip import skippable
 from regmeta.oci import names
 from regmeta.oci.digest import Digest
 from regmeta.sync.items import Item
+from regmeta.sync.leased import is_kept
 from regmeta.sync.mapping import upstream_of
 from regmeta.sync.pipeline import is_ours
 from regmeta.sync.policy import Policy
@@ -140,7 +141,9 @@ class OnDemand:
         database = mirror.writer.database
         if item.tag is None:
             digest = Digest.parse(item.reference)
-            is_here = bool(skippable(database, item.repository, [(None, digest)]))
+            is_here = bool(skippable(database, item.repository, [(None, digest)])) or is_kept(
+                mirror.registry, database, mirror.policy, item.repository, digest
+            )
             return OnDemandResult(digest, "local") if is_here else None
         here = known_tags(database, [(item.repository, item.tag)]).get((item.repository, item.tag))
         before = known_items(database, mirror.policy.name, [item.key]).get(item.key)
@@ -157,14 +160,15 @@ class OnDemand:
     def _copied(self, mirror: Mirror, item: Item) -> OnDemandResult:
         report = sync_image(mirror, item, "demand")
         for outcome in report.items:
-            if outcome.outcome in ("copied", "unchanged") and outcome.digest is not None:
+            is_here = outcome.outcome in ("copied", "unchanged") or outcome.is_here
+            if is_here and outcome.digest is not None:
                 return OnDemandResult(outcome.digest, _status(outcome), mirror.policy.name)
             raise _error_of(outcome, mirror.policy)
         raise RemoteUnavailable(f"{item}: the sync was stopped")
 
 
 def _status(outcome: ItemOutcome) -> Literal["unchanged", "copied"]:
-    return "copied" if outcome.outcome == "copied" else "unchanged"
+    return "unchanged" if outcome.outcome == "unchanged" else "copied"
 
 
 def _weight(error: Error) -> int:

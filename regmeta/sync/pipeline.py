@@ -188,7 +188,8 @@ class Pipeline:
                 look: Look = future.result()
                 if look.group is None:
                     assert look.verdict != "wanted"
-                    outcomes.append(self._outcome(look, look.verdict))
+                    is_here = look.verdict == "failed" and look.digest is not None
+                    outcomes.append(self._outcome(look, look.verdict, is_here=is_here))
                 else:
                     self._add(look, look.group)
                 continue
@@ -233,9 +234,7 @@ class Pipeline:
             return self._outcome(look, "failed", group.image.error)
         error = look.error or next((each.error for each in group.companions if each.error is not None), None)
         if error is not None:
-            return self._outcome(
-                look, "failed", error, copied_bytes, "the image is here; of what belongs to it: "
-            )
+            return self._outcome(look, "failed", error, copied_bytes, is_here=True)
         return self._outcome(look, "copied", copied_bytes=copied_bytes)
 
     def _outcome(
@@ -244,8 +243,10 @@ class Pipeline:
         outcome: Outcome,
         error: Error | None = None,
         copied_bytes: int = 0,
-        before: str = "",
+        *,
+        is_here: bool = False,
     ) -> ItemOutcome:
+        before = "the image is here; of what belongs to it: " if is_here else ""
         error = error or look.error
         because = error.because if isinstance(error, LeftOut) else error
         return ItemOutcome(
@@ -259,6 +260,7 @@ class Pipeline:
             type(because).__name__ if outcome == "failed" else None,
             because.retry_after_s if isinstance(because, RemoteUnavailable) else None,
             error,
+            is_here,
         )
 
 

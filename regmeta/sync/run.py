@@ -16,12 +16,11 @@ finish    the run's end and its counts             --                           
 from __future__ import annotations
 
 import threading
-from collections import Counter
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from uuid import UUID
 
-from regmeta.errors import Error, InvalidSource, NotFound
+from regmeta.errors import Error, InvalidSource
 from regmeta.ingest.local_registry import LocalRegistry
 from regmeta.ingest.reserve import chunks
 from regmeta.ingest.unit_of_work import Writer
@@ -37,6 +36,7 @@ from regmeta.sync.listing import (
     with_known,
 )
 from regmeta.sync.look import Known, Looker
+from regmeta.sync.outcomes import Outcomes
 from regmeta.sync.pipeline import NoProgress, Pipeline, Progress, is_ours
 from regmeta.sync.policy import ContentRule, Policy
 from regmeta.sync.records import (
@@ -50,14 +50,11 @@ from regmeta.sync.records import (
     due_retries,
     failing_items,
     finish_run,
-    note_items,
     prune_runs,
 )
 from regmeta.sync.removals import removals
 from regmeta.sync.selection import rule_of
 from regmeta.sync.watched import Halt
-
-NOTED_AT_ONCE = 2000  # outcomes that one statement writes
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +98,7 @@ def run_policy(
         RemoteUnavailable, RemoteRefused: the upstream's catalog could not be read.
         StoreUnavailable, DatabaseUnavailable, Locked: nothing can be written here. What was done is done.
     """
-    return _Run(mirror, cause, believe_deletes).policy(only_due)
+    return _Run(mirror, cause, believe_deletes=believe_deletes).policy(only_due)
 
 
 def sync_image(mirror: Mirror, item: Item, cause: Cause = "command") -> SyncReport:
@@ -110,11 +107,13 @@ def sync_image(mirror: Mirror, item: Item, cause: Cause = "command") -> SyncRepo
     Raises:
         StoreUnavailable, DatabaseUnavailable, Locked: nothing can be written here.
     """
-    return _Run(mirror, cause, False).image(item)
+    return _Run(mirror, cause, keeps_all=True).image(item)
 
 
 class _Run:
-    def __init__(self, mirror: Mirror, cause: Cause, believe_deletes: bool) -> None:
+    def __init__(
+        self, mirror: Mirror, cause: Cause, *, believe_deletes: bool = False, keeps_all: bool = False
+    ) -> None:
         self._mirror = mirror
         self._policy = mirror.policy
         self._database = mirror.writer.database
@@ -129,15 +128,10 @@ class _Run:
             self._halt,
             mirror.progress.fetched,
         )
-        self._counts: Counter[str] = Counter()
-        self._copied_bytes = 0
-        self._kept: list[ItemOutcome] = []
-        self._unnoted: list[ItemOutcome] = []
+        self._outcomes = Outcomes(self._database, mirror.policy, cause, keeps_all=keeps_all)
         self._named: dict[tuple[str, str | None], ItemKey] = {}
         self._shared: frozenset[str] | None = None  # repositories here that several there go to, if known
-        self._keeps_all = False
         self._requests_before = mirror.upstream.requests
-        self._run_id = 0
 
     def policy(self, only_due: bool) -> SyncReport:
         def work() -> None:
@@ -149,14 +143,13 @@ class _Run:
         return self._recorded(work)
 
     def image(self, item: Item) -> SyncReport:
-        self._keeps_all = True
         self._mirror.progress.found(1)
         return self._recorded(lambda: self._bring([item], look_up(self._database, self._policy, [item])))
 
     def _recorded(self, work: Callable[[], None]) -> SyncReport:
         """Run *work* between a beginning and an end that the rows know."""
         writer, policy = self._mirror.writer, self._policy
-        self._run_id = begin_run(
+        self._outcomes.run_id = begin_run(
             self._database,
             policy.name,
             self._cause,
@@ -178,45 +171,32 @@ class _Run:
         return report
 
     def _finish(self, outcome: RunOutcome, error: BaseException | None = None) -> SyncReport:
-        counts = RunCounts(
-            copied=self._counts["copied"],
-            unchanged=self._counts["unchanged"],
-            left_out=self._counts["left out"],
-            failed=self._counts["failed"],
-            removed=self._counts["removed"],
-            copied_bytes=self._copied_bytes,
-            requests=self._mirror.upstream.requests - self._requests_before,
-        )
+        counts = self._outcomes.counts(self._mirror.upstream.requests - self._requests_before)
         said = str(error) if isinstance(error, Error) else None
         try:
-            self._note()
-            finish_run(self._database, self._run_id, outcome, counts, error=said)
+            self._outcomes.note()
+            finish_run(self._database, self._outcomes.run_id, outcome, counts, error=said)
         except Error:
             if error is None:
                 raise  # else the first error is the one to be told of
-        return SyncReport(self._policy.name, self._run_id, outcome, counts, self._kept)
+        return SyncReport(self._policy.name, self._outcomes.run_id, outcome, counts, self._outcomes.kept)
 
     def _all(self) -> None:
         wanted = repositories(self._policy, self._mirror.upstream)
-        self._repositories(wanted)
-        if not wanted or self._halt.is_set():
-            return
-        sources = {source for source, _ in wanted}
-        for key in failing_items(self._database, self._policy.name):
-            if key.source not in sources:
-                self._forget(key, "is not wanted any more")
+        self._repositories(wanted, is_all=bool(wanted))
 
-    def _repositories(self, wanted: list[tuple[str, ContentRule]]) -> None:
-        """Bring all that is wanted of some repositories."""
+    def _repositories(self, wanted: list[tuple[str, ContentRule]], *, is_all: bool) -> None:
+        """Bring all that is wanted of some repositories. *is_all*: there are no others that are wanted."""
         whole: list[Repository] = []
         self._shared = shared_destinations(wanted)
 
         def listed() -> Iterator[Repository]:
-            for found in list_tags(self._policy, self._mirror.upstream, wanted):
+            for found in list_tags(self._policy, self._mirror.upstream, wanted, self._halt):
                 if self._halt.is_set():
                     return
                 if found.error is not None:
-                    self._done([self._repository_failed(found, found.error)])
+                    key = ItemKey(found.source, ALL_TAGS, found.repository)
+                    self._outcomes.fail(key, found.error)
                     continue
                 whole.append(found)
                 self._mirror.progress.found(len(found.wanted))
@@ -224,6 +204,8 @@ class _Run:
 
         for items, known in with_known(self._database, self._policy, listed()):
             self._bring(items, known)
+            if self._halt.is_set():
+                return
         done: set[ItemKey] = set()
         if self._policy.upstream_deletes == "delete":
             for found in whole:
@@ -231,23 +213,29 @@ class _Run:
                     return
                 some = removals(self._mirror.writer, self._policy, found, believe=self._believe_deletes)
                 done |= {ItemKey(each.source, each.reference, each.destination) for each in some}
-                self._done(some)
-        self._settle(whole, done)
+                self._outcomes.add(some)
+        if not self._halt.is_set():
+            self._settle(whole, done, {source for source, _ in wanted} if is_all else None)
 
-    def _settle(self, whole: Sequence[Repository], done: Container[ItemKey]) -> None:
-        """Forget failures of tags that are not wanted any more, and of lists that could be read now."""
+    def _settle(
+        self, whole: Sequence[Repository], done: Container[ItemKey], sources: Container[str] | None
+    ) -> None:
+        """Forget failures of what is not wanted any more, and of lists that could be read now.
+
+        *whole* are the repositories that were listed, *sources* all that are wanted, if that is known.
+        """
         by_source = {found.source: found for found in whole}
         for key in failing_items(self._database, self._policy.name):
             found = by_source.get(key.source)
-            if found is None or key in done:
+            if key in done:
                 continue
-            if key.reference == ALL_TAGS:
-                self._forget(key, "its tags can be listed again")
+            if found is None:
+                if sources is not None and key.source not in sources:
+                    self._outcomes.forget(key, "is not wanted any more")
+            elif key.reference == ALL_TAGS:
+                self._outcomes.forget(key, "its tags can be listed again")
             elif key.reference not in found.wanted:
-                self._forget(key, "is not wanted any more")
-
-    def _forget(self, key: ItemKey, reason: str) -> None:
-        self._unnoted.append(ItemOutcome(*key, "removed", self._policy.terms, reason=reason))
+                self._outcomes.forget(key, "is not wanted any more")
 
     def _retry(self) -> None:
         """Try again what failed and is due. A repository that could not be listed is listed again."""
@@ -257,16 +245,18 @@ class _Run:
             item = Item(key.source, key.reference, *_here(key))
             rule = rule_of(self._policy, key.source)
             if rule is None or not is_wanted(rule, item):
-                self._forget(key, "is not wanted any more")
+                self._outcomes.forget(key, "is not wanted any more")
             elif key.reference == ALL_TAGS:
                 repositories.append((key.source, rule))
             else:
                 items.append(item)
         self._mirror.progress.found(len(items))
         for some in chunks(items, KEYS_AT_ONCE):
+            if self._halt.is_set():
+                return
             self._bring(some, look_up(self._database, self._policy, some))
         if repositories and not self._halt.is_set():
-            self._repositories(repositories)
+            self._repositories(repositories, is_all=False)
 
     def _bring(self, items: Sequence[Item], known: Known) -> None:
         pipeline = Pipeline(
@@ -278,7 +268,7 @@ class _Run:
             stopped=self._halt,
         )
         for outcomes in pipeline.run(self._once_each(items)):
-            self._done(outcomes)
+            self._outcomes.add(outcomes)
 
     def _once_each(self, items: Iterable[Item]) -> Iterator[Item]:
         """Leave out images that would go where another goes already."""
@@ -291,41 +281,7 @@ class _Run:
                 yield item
                 continue
             error = InvalidSource(f"{item}: goes to {item.repository}:{item.tag}, and so does {first.source}")
-            self._done([self._failed(item.key, error)])
-
-    def _repository_failed(self, found: Repository, error: Error) -> ItemOutcome:
-        return self._failed(ItemKey(found.source, ALL_TAGS, found.repository), error)
-
-    def _failed(self, key: ItemKey, error: Error) -> ItemOutcome:
-        return ItemOutcome(
-            *key,
-            "failed",
-            self._policy.terms,
-            reason=str(error),
-            error_class=type(error).__name__,
-            retry_after_s=getattr(error, "retry_after_s", None),
-            error=error,
-        )
-
-    def _done(self, outcomes: Iterable[ItemOutcome]) -> None:
-        for each in outcomes:
-            self._counts[each.outcome] += 1
-            self._copied_bytes += each.copied_bytes
-            if self._keeps_all:
-                self._kept.append(each)
-            elif each.outcome != "unchanged":
-                # What a policy leaves out is no error of its run.
-                self._kept.append(replace(each, error=None) if each.outcome == "left out" else each)
-            if self._cause == "demand" and isinstance(each.error, NotFound):
-                continue  # else whoever asks for what there is not would fill the table
-            self._unnoted.append(each)
-        # What is unchanged costs a question if its outcome is lost; what was copied is here.
-        if len(self._unnoted) >= NOTED_AT_ONCE:
-            self._note()
-
-    def _note(self) -> None:
-        noted, self._unnoted = self._unnoted, []
-        note_items(self._database, self._run_id, noted, self._policy.backoff)
+            self._outcomes.fail(item.key, error)
 
 
 def _here(key: ItemKey) -> tuple[str, str | None]:

@@ -9,16 +9,21 @@ A comment before a block changes that:
 
 ``<!-- docs: needs PROGRAM ... -->``   without that program the page is skipped
 ``<!-- docs: not run: REASON -->``     the block is only shown
+
+Where a page says ``localhost:5000`` there is a registry that speaks plain HTTP, for that page alone. It has
+the examples: ``team/hello`` (the signed sample, and its tag ``latest``) and ``team/old`` (Docker's formats).
 """
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -27,12 +32,18 @@ import pytest
 import typer.main
 
 from regmeta.cli.root import app
+from tests.support.registries.bad_registry import BadRegistry
 
 ROOT: Final = Path(__file__).parents[2]
 README: Final = ROOT / "README.md"
 PAGES: Final = [README, *sorted((ROOT / "docs").rglob("*.md"))]
 PAGE_TIMEOUT_S: Final = 240
 INSTALL_TIMEOUT_S: Final = 600
+
+REGISTRY: Final = "localhost:5000"
+"""What pages call a remote registry; the one that stands in for it has another port."""
+
+EXAMPLES: Final = {"sample": "team/hello", "sample-artifacts": "team/hello", "sample-docker": "team/old"}
 
 SET_UP_BLOCKS: Final = 2
 """README begins with this many blocks that install regmeta: to use it, and to test it."""
@@ -138,7 +149,8 @@ def test_commands_of_a_page_do_what_it_shows(page: Path, copy: Path, tmp_path: P
         pytest.skip(f"needs {', '.join(sorted(absent))}")
     steps = [step for block in shown for step in steps_of(block)]
 
-    result = run_steps(steps, copy, tmp_path)
+    with remote_registry() as address:
+        result = run_steps(steps, copy, tmp_path, address)
 
     for step, output, status in zip(steps, result.output, result.status, strict=False):
         told = f"{page.name}:{step.line}: {step.command}\nstatus {status}, it wrote:\n{output}"
@@ -270,14 +282,32 @@ def steps_of(block: Block) -> Iterator[Step]:
     yield Step(line, command, shown)
 
 
-def run_steps(steps: list[Step], copy: Path, tmp_path: Path) -> Run:
+@contextmanager
+def remote_registry() -> Iterator[str]:
+    """Serve the examples on a free port; gives the address to reach it by."""
+    with BadRegistry() as registry:
+        for example, repository in EXAMPLES.items():
+            layout = ROOT / "examples" / example
+            for path in (layout / "blobs").glob("*/*"):
+                registry.blobs[f"{path.parent.name}:{path.name}"] = path.read_bytes()
+            pending = json.loads((layout / "index.json").read_bytes())["manifests"]
+            for entry in pending:
+                registry.types[entry["digest"]] = entry["mediaType"]
+                pending += json.loads(registry.blobs[entry["digest"]]).get("manifests", [])
+                name = entry.get("annotations", {}).get("org.opencontainers.image.ref.name")
+                if name is not None:
+                    registry.tags.setdefault(repository, {})[name] = entry["digest"]
+        yield f"localhost:{registry.host.rpartition(':')[2]}"
+
+
+def run_steps(steps: list[Step], copy: Path, tmp_path: Path, registry: str = REGISTRY) -> Run:
     """Run steps in one shell; stops where one that must succeed does not."""
     work = tmp_path / "steps"
     work.mkdir()
     script = ["set -euo pipefail"]
     for number, step in enumerate(steps):
         path = work / str(number)
-        path.write_text(step.command + "\n")
+        path.write_text(step.command.replace(REGISTRY, registry) + "\n")
         # An exit status that is looked at switches `set -e` off, also inside of what is sourced.
         goes_on = "" if step.shown is None else f' && echo 0 >"{path}.status" || echo $? >"{path}.status"'
         script.append(f'echo 1 >"{path}.status"')
@@ -291,7 +321,7 @@ def run_steps(steps: list[Step], copy: Path, tmp_path: Path) -> Run:
         status = work / f"{number}.status"
         if status.exists():
             output = (work / f"{number}.out").read_text("utf-8", "replace")
-            result.output.append(output.replace(str(tmp_path / "home"), "~"))
+            result.output.append(output.replace(str(tmp_path / "home"), "~").replace(registry, REGISTRY))
             result.status.append(int(status.read_text()))
     assert result.status, ran.stdout
     return result

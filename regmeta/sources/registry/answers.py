@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Any, Final
 
@@ -13,6 +14,8 @@ from regmeta.sources.registry.text import shown
 MAX_SMALL_BODY: Final = 64 * 1024
 """Errors and tokens are no longer than this."""
 
+# What Go's server and nginx say, in plain text.
+_IS_HTTPS: Final = re.compile(rb"HTTP request (was sent )?to (an )?HTTPS (server|port)")
 _WORTH_ANOTHER_TRY: Final = frozenset({408, 429, 500, 502, 503, 504})
 
 
@@ -32,6 +35,8 @@ def refusal(
     if status == 429 or status == 408 or status >= 500:
         unavailable = RemoteUnavailable(message, retry_after_s=after_s)
         return TryAgain(unavailable, after_s=after_s) if status in _WORTH_ANOTHER_TRY else unavailable
+    if status == 400 and _IS_HTTPS.search(body):
+        return InvalidSource(f"{message}: it speaks HTTPS, and was asked in plain HTTP: write https://")
     return InvalidSource(message)
 
 

@@ -11,6 +11,7 @@ import socket
 import ssl
 import threading
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, Final
 from urllib.parse import unquote
 from urllib.request import getproxies_environment, proxy_bypass_environment  # type: ignore[attr-defined]
@@ -22,6 +23,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from regmeta.errors import InvalidSource, RemoteUnavailable, UsageError
 from regmeta.sources.registry.addresses import Guard, Rank, Reach, rank_of
 from regmeta.sources.registry.limits import TryAgain
+from regmeta.sources.registry.open_sockets import OpenSockets
 from regmeta.sources.registry.places import Place, without_query
 from regmeta.sources.registry.terms import Terms
 from regmeta.sources.registry.text import shown
@@ -29,17 +31,29 @@ from regmeta.sources.registry.tls import tls_context
 
 # Redirects may name any number of hosts.
 _MAX_POOLS: Final = 32
+# What OpenSSL makes of an answer that is no TLS.
+_NO_TLS: Final = frozenset({"WRONG_VERSION_NUMBER", "PACKET_LENGTH_TOO_LONG", "UNKNOWN_PROTOCOL"})
 
 
 class _CheckedConnection(HTTPConnection):
     """A connection that asks the guard for its addresses. Without one a proxy is what it connects to."""
 
     def __init__(
-        self, *args: Any, guard: Guard | None = None, reach: Reach = Reach.NAMED, **options: Any
+        self,
+        *args: Any,
+        opened: OpenSockets,
+        guard: Guard | None = None,
+        reach: Reach = Reach.NAMED,
+        **options: Any,
     ) -> None:
         super().__init__(*args, **options)
+        self._opened = opened
         self._guard = guard
         self._reach = reach
+
+    def connect(self) -> None:
+        super().connect()
+        self._opened.add(self.sock)
 
     def _new_conn(self) -> socket.socket:
         return super()._new_conn() if self._guard is None else _dial(self, self._guard, self._reach)
@@ -49,11 +63,21 @@ class _CheckedTLSConnection(HTTPSConnection):
     """The same over TLS: the name that the certificate must have stays the host's."""
 
     def __init__(
-        self, *args: Any, guard: Guard | None = None, reach: Reach = Reach.NAMED, **options: Any
+        self,
+        *args: Any,
+        opened: OpenSockets,
+        guard: Guard | None = None,
+        reach: Reach = Reach.NAMED,
+        **options: Any,
     ) -> None:
         super().__init__(*args, **options)
+        self._opened = opened
         self._guard = guard
         self._reach = reach
+
+    def connect(self) -> None:
+        super().connect()
+        self._opened.add(self.sock)
 
     def _new_conn(self) -> socket.socket:
         return super()._new_conn() if self._guard is None else _dial(self, self._guard, self._reach)
@@ -113,6 +137,7 @@ class Connections:
         self._pools: dict[tuple[Place, Reach], urllib3.HTTPConnectionPool] = {}
         self._managers: dict[tuple[str, bool], urllib3.ProxyManager] = {}
         self._contexts: dict[bool, ssl.SSLContext] = {}
+        self._opened = OpenSockets()
 
     def send(
         self,
@@ -128,7 +153,7 @@ class Connections:
 
         Raises:
             TryAgain: no connection, or no answer in time.
-            RemoteUnavailable: the server's certificate does not verify.
+            RemoteUnavailable: the server's certificate does not verify, or it does not speak TLS.
             UnsafeRemote: the host is at an address where it may not be.
             UsageError: the terms name certificates, or the environment a proxy, that cannot be used.
         """
@@ -164,6 +189,10 @@ class Connections:
                     f"{where}: the certificate of {place.host} does not verify: {shown(cause.verify_message)}"
                     " (see ca_file, cert_dir and tls_verify)"
                 ) from error
+            if isinstance(cause, ssl.SSLError) and cause.reason in _NO_TLS:
+                raise RemoteUnavailable(
+                    f"{where}: {place.name} does not speak TLS; if it speaks plain HTTP, write http://{place.name}"
+                ) from error
             raise TryAgain(RemoteUnavailable(f"{where}: {_reason(error)}")) from error
         except exceptions.LocationValueError as error:
             raise InvalidSource(f"{where}: {_reason(error)}") from error
@@ -175,6 +204,10 @@ class Connections:
             raise TryAgain(unavailable, is_stale=is_stale) from error
         assert isinstance(answer, urllib3.HTTPResponse)
         return answer
+
+    def break_off(self) -> None:
+        """Let everybody who waits for bytes fail now, and whoever connects from now on."""
+        self._opened.break_off()
 
     def close(self) -> None:
         """Close what is idle; what is in use closes when it is done with."""
@@ -201,7 +234,9 @@ class Connections:
         with self._lock:
             manager = self._managers.get((proxy, is_own))
             if manager is None:
-                manager = _proxy_manager(proxy, self._terms, self._timeout, self._context(is_own))
+                manager = _proxy_manager(
+                    proxy, self._terms, self._timeout, self._context(is_own), self._opened
+                )
                 self._managers[(proxy, is_own)] = manager
             return manager
 
@@ -214,6 +249,7 @@ class Connections:
                 options: dict[str, Any] = {
                     "maxsize": self._terms.max_concurrent,
                     "timeout": self._timeout,
+                    "opened": self._opened,
                     "guard": self._guard,
                     "reach": reach,
                 }
@@ -233,7 +269,7 @@ class Connections:
 
 
 def _proxy_manager(
-    proxy: str, terms: Terms, timeout: urllib3.Timeout, context: ssl.SSLContext
+    proxy: str, terms: Terms, timeout: urllib3.Timeout, context: ssl.SSLContext, opened: OpenSockets
 ) -> urllib3.ProxyManager:
     try:
         url = urllib3.util.parse_url(proxy if "://" in proxy else f"http://{proxy}")
@@ -250,7 +286,11 @@ def _proxy_manager(
         timeout=timeout,
         ssl_context=context,
     )
-    manager.pool_classes_by_scheme = {"http": _Pool, "https": _TLSPool}
+    # What urllib3 calls a class it only calls.
+    manager.pool_classes_by_scheme = {
+        "http": partial(_Pool, opened=opened),  # type: ignore[dict-item]
+        "https": partial(_TLSPool, opened=opened),  # type: ignore[dict-item]
+    }
     return manager
 
 

@@ -16,6 +16,7 @@ from regmeta.sources.registry.limits import Limits, TryAgain, retry_after_s
 from regmeta.sources.registry.places import BadURL, Place, parse_url, without_query
 from regmeta.sources.registry.redirects import MAX_HOPS, STATUSES, next_hop
 from regmeta.sources.registry.response import Response
+from regmeta.sources.registry.stopping import Stopping
 from regmeta.sources.registry.terms import Terms
 from regmeta.sources.registry.text import shown
 from regmeta.sources.registry.tokens import Authenticator, TokenRequest
@@ -54,7 +55,7 @@ class Endpoint:
         stopped: threading.Event | None = None,
         resolver: Resolver = resolve,
     ) -> None:
-        """Connect to nothing yet.
+        """Connect to nothing yet. Waits end when *stopped* is set; reads too, if it is :class:`Stopping`.
 
         Raises:
             UsageError: *url* is not the base URL of a registry.
@@ -66,6 +67,9 @@ class Endpoint:
         self._authenticator = Authenticator(
             self._place, terms=terms, credentials=credentials, fetch=self._fetch_token
         )
+        self._stopped = stopped
+        if isinstance(stopped, Stopping):
+            stopped.call_when_set(self._connections.break_off)
         self._count_lock = threading.Lock()
         self.requests = 0
         """How many requests were sent, those for tokens and after redirects included."""
@@ -109,6 +113,8 @@ class Endpoint:
 
     def close(self) -> None:
         """Close the connections that are idle, and the others as soon as they are done with."""
+        if isinstance(self._stopped, Stopping):
+            self._stopped.forget(self._connections.break_off)
         self._connections.close()
 
     def _try(self, call: _Call) -> Response:

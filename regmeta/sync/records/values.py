@@ -41,6 +41,9 @@ class ItemOutcome:
     error_class: str | None = None
     retry_after_s: float | None = None
     error: Error | None = field(default=None, compare=False)  # for who waits; its row has the text
+    is_here: bool = field(
+        default=False, compare=False
+    )  # the image of a failure: only what goes with it failed
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,7 @@ from tests.crash.harness import images
 from tests.crash.harness.children import Acknowledge, die, run_child
 from tests.crash.harness.images import REPOSITORY
 from tests.crash.harness.places import Arena, Place
+from tests.crash.harness.upstream import sync_from
 from tests.support.derived import raw
 from tests.support.registry import change, key_of, open_parts, requests
 
@@ -59,6 +60,15 @@ def _populated(place: Place) -> None:
 
 def _imported(place: Place) -> None:
     _must_end(place, lambda _: _import(place, "new"))
+
+
+def _synced(place: Place) -> None:
+    """Images of a remote registry were brought."""
+
+    def body(acknowledge: Acknowledge) -> None:
+        sync_from(place, acknowledge, "new", "bad")
+
+    _must_end(place, body)
 
 
 def _damaged(place: Place) -> None:
@@ -313,6 +323,7 @@ _BASES: Final[dict[str, tuple[str | None, Callable[[Place], None]]]] = {
     "nothing": (None, _nothing),
     "populated": (None, _populated),
     "imported": ("populated", _imported),
+    "synced": ("populated", _synced),
     "damaged": ("populated", _damaged),
     "crashed": ("populated", _crashed),
     "garbage": ("imported", _garbage),

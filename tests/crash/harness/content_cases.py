@@ -13,7 +13,7 @@ from regmeta.content.export import export
 from regmeta.errors import DatabaseUnavailable, IntegrityError, NotFound
 from regmeta.ingest import reserve, tag_locks, tag_restore, tags
 from regmeta.ingest.local_registry import StagedImage
-from regmeta.ingest.plan import ImageOutcome, Lifetimes, NoProgress
+from regmeta.ingest.plan import ImageGroup, ImageOutcome, Lifetimes, NoProgress
 from regmeta.ingest.selection import select_images
 from regmeta.oci.digest import Digest
 from regmeta.oci.names import Reference
@@ -99,6 +99,27 @@ def _commit_in_flight(place: Place, acknowledge: Acknowledge) -> None:
         acknowledge("tag", REPOSITORY, "flown", str(entry.descriptor.digest))
 
 
+def _commit_groups(place: Place, acknowledge: Acknowledge) -> None:
+    """All images of a source in one batch, as a sync does, each of them with the same companion."""
+    lifetimes = Lifetimes(intent=timedelta(0))
+    with (
+        closing(open_source(str(place.sources / "new"))) as source,
+        app.open_for_writing(place.settings, lifetimes=lifetimes) as registry,
+    ):
+        chosen = select_images(source, Reference.parse(REPOSITORY), with_untagged=True)
+        *tagged, referrer = [registry.registry.copy_manifest(each) for each in chosen.requests]
+        groups = []
+        for image in tagged:
+            tag = image.request.tag or ""
+            if registry.registry.can_skip_image(REPOSITORY, tag, image.root):
+                _told(acknowledge, ImageOutcome(str(image.request), "skipped", image.root))
+            else:
+                groups.append(ImageGroup(image, (referrer,), all_or_nothing=True))
+        for outcome in registry.registry.commit_groups(groups):
+            for each in (outcome.image, *outcome.companions):
+                _told(acknowledge, each)
+
+
 def _slow_import(place: Place, acknowledge: Acknowledge) -> None:
     """Renews its intents at each chance, as an import that takes hours does now and then."""
     lifetimes = Lifetimes(intent=timedelta(0))
@@ -171,6 +192,7 @@ CONTENT_CASES: Final = (
     UseCase("import atomically", "populated", _import_atomically),
     UseCase("import cut off", "populated", _import_while_the_database_is_away),
     UseCase("commit in flight", "populated", _commit_in_flight),
+    UseCase("commit groups", "populated", _commit_groups),
     UseCase("slow import", "populated", _slow_import),
     UseCase("heal", "damaged", _importing("old")),
     UseCase("tag set", "populated", _set_tag),

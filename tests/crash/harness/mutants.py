@@ -101,9 +101,9 @@ def _edges_in_another_transaction() -> None:
         result = once(self, plan)
         with self._writer.database.transaction("edges") as connection:
             while late:
-                context, new, ids = late.pop(0)
+                context, *others = late.pop(0)
                 context.connection = connection
-                edges(context, new, ids)
+                edges(context, *others)
         return result
 
     _replace(commit, "_edges", lambda *arguments: late.append(arguments))

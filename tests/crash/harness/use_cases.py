@@ -17,9 +17,15 @@ from typing import Final
 from tests.crash.harness.content_cases import CONTENT_CASES
 from tests.crash.harness.deleting_cases import DELETING_CASES
 from tests.crash.harness.maintenance_cases import MAINTENANCE_CASES
+from tests.crash.harness.sync_cases import SYNC_CASES
 from tests.crash.harness.use_case import UseCase
 
-USE_CASES: Final[tuple[UseCase, ...]] = (*CONTENT_CASES, *MAINTENANCE_CASES, *DELETING_CASES)
+USE_CASES: Final[tuple[UseCase, ...]] = (
+    *CONTENT_CASES,
+    *MAINTENANCE_CASES,
+    *DELETING_CASES,
+    *SYNC_CASES,
+)
 
 
 def use_case(name: str) -> UseCase:
