@@ -164,7 +164,7 @@ def watch(
       regmeta sync watch
       regmeta sync watch hub --json
     """
-    from regmeta.app import syncing
+    from regmeta.app import sync_watch
     from regmeta.cli.signals import Stop
 
     def synced(report: SyncReport) -> None:
@@ -175,12 +175,12 @@ def watch(
 
     chosen = settings(ctx)
     polls = {each.name: each.poll for each in chosen.sync.registries}
-    for policy in syncing.watched_policies(chosen, tuple(names or ())):
+    for policy in sync_watch.watched_policies(chosen, tuple(names or ())):
         poll = polls[policy.name]
         when = f"every {poll}" if poll else "only what failed on demand, when it is due again"
         render.say(f"watching {policy.name}: {when}")
     with Stop() as stop:
-        syncing.watch(
+        sync_watch.watch(
             chosen,
             stop,
             synced=synced,

@@ -67,6 +67,14 @@ def has_wildcard(pattern: str) -> bool:
     return _WILDCARD.search(pattern) is not None
 
 
+def names_of(pattern: str) -> list[str] | None:
+    """Return the names that *pattern* spells out, like ``team/{app,db}``; None if it has a wildcard."""
+    import bracex  # what the patterns' library itself expands braces with
+
+    found = list(dict.fromkeys(bracex.expand(pattern, limit=MAX_ALTERNATIVES)))
+    return None if any(has_wildcard(name) for name in found) else found
+
+
 def literal_parts(pattern: str) -> list[str]:
     """Return the parts of *pattern* before the first that has a wildcard: ``a/b/c*/d`` is below ``a/b``."""
     return list(takewhile(lambda part: not has_wildcard(part), pattern.split("/")))

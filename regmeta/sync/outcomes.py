@@ -10,7 +10,7 @@ from typing import Final
 from regmeta.db import Database
 from regmeta.errors import Error, NotFound
 from regmeta.sync.policy import Policy
-from regmeta.sync.records import Cause, ItemKey, ItemOutcome, RunCounts, note_items
+from regmeta.sync.records import ItemKey, ItemOutcome, RunCounts, note_items
 
 NOTED_AT_ONCE: Final = 2000  # outcomes that one statement writes
 
@@ -18,13 +18,13 @@ NOTED_AT_ONCE: Final = 2000  # outcomes that one statement writes
 class Outcomes:
     """The outcomes of one run. For one thread.
 
-    With *keeps_all* what was unchanged is kept as well, and why something was left out.
+    With *keeps_all*, for images that were asked for by name, what was unchanged is kept as well, and why
+    something was left out.
     """
 
-    def __init__(self, database: Database, policy: Policy, cause: Cause, *, keeps_all: bool = False) -> None:
+    def __init__(self, database: Database, policy: Policy, *, keeps_all: bool = False) -> None:
         self._database = database
         self._policy = policy
-        self._cause = cause
         self._keeps_all = keeps_all
         self._counts: Counter[str] = Counter()
         self._copied_bytes = 0
@@ -42,8 +42,8 @@ class Outcomes:
             elif each.outcome != "unchanged":
                 # What a policy leaves out is no error of its run.
                 self.kept.append(replace(each, error=None) if each.outcome == "left out" else each)
-            if self._cause == "demand" and isinstance(each.error, NotFound):
-                continue  # else whoever asks for what there is not would fill the table
+            if self._keeps_all and isinstance(each.error, NotFound):
+                continue  # else whoever asks by name for what there is not would fill the table
             self._unnoted.append(each)
         # What is unchanged costs a question if its outcome is lost; what was copied is here.
         if len(self._unnoted) >= NOTED_AT_ONCE:

@@ -128,7 +128,7 @@ class _Run:
             self._halt,
             mirror.progress.fetched,
         )
-        self._outcomes = Outcomes(self._database, mirror.policy, cause, keeps_all=keeps_all)
+        self._outcomes = Outcomes(self._database, mirror.policy, keeps_all=keeps_all)
         self._named: dict[tuple[str, str | None], ItemKey] = {}
         self._shared: frozenset[str] | None = None  # repositories here that several there go to, if known
         self._requests_before = mirror.upstream.requests

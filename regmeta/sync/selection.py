@@ -27,10 +27,14 @@ def select_repositories(policy: Policy, repositories: Iterable[str]) -> list[tup
 
 
 def exact_repositories(policy: Policy) -> list[tuple[str, ContentRule]] | None:
-    """Return what is wanted, where every rule says one name; None where the registry must be asked."""
-    if any(globs.has_wildcard(rule.prefix) for rule in policy.content):
-        return None
-    return select_repositories(policy, (rule.prefix for rule in policy.content))
+    """Return what is wanted, where the rules spell all names out; None where the registry must be asked."""
+    spelt: list[str] = []
+    for rule in policy.content:
+        names_of_rule = globs.names_of(rule.prefix)
+        if names_of_rule is None:
+            return None
+        spelt += names_of_rule
+    return select_repositories(policy, spelt)
 
 
 def select_tags(rule: ContentRule, tags: Iterable[str]) -> list[str]:

@@ -43,6 +43,7 @@ def call(
     limit_bytes: int,
     accept: Sequence[str] = (),
     expect: Container[int] = (200,),
+    follow: bool = False,
 ) -> Answer:
     """Make one call and read its answer; a body that is cut is asked for again.
 
@@ -52,7 +53,9 @@ def call(
     """
     tried = 0
     while True:
-        with endpoint.request(method, path, scope=scope, accept=accept, expect=expect) as response:
+        with endpoint.request(
+            method, path, scope=scope, accept=accept, expect=expect, follow=follow
+        ) as response:
             try:
                 content = b"" if method == "HEAD" else response.read(limit_bytes)
                 return Answer(response.status, response.headers, content, response.url, response.where)

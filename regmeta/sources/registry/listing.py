@@ -39,7 +39,8 @@ def list_repositories(endpoint: Endpoint) -> list[str]:
 def _names(endpoint: Endpoint, path: str, scope: str, key: str) -> list[str]:
     check = names.tag_name if key == "tags" else names.repository_name
     found: dict[str, None] = {}
-    for page in pages(endpoint, path, scope=scope):
+    # Who keeps manifests elsewhere may list their tags there too; a catalog is the registry's own.
+    for page in pages(endpoint, path, scope=scope, follow=key == "tags"):
         before = len(found)
         for name in _names_of(page, key):
             try:

@@ -44,8 +44,10 @@ def resolve(endpoint: Endpoint, repository: str, reference: str) -> Descriptor:
     """
     path, wanted = _path(repository, reference)
     scope = pull_scope(repository)
-    # 405: HEAD is not known there.
-    answer = call(endpoint, "HEAD", path, scope=scope, accept=ACCEPT, limit_bytes=0, expect=(200, 405))
+    # 405: HEAD is not known there. Some registries only send on to where the manifests are, as with blobs.
+    answer = call(
+        endpoint, "HEAD", path, scope=scope, accept=ACCEPT, limit_bytes=0, expect=(200, 405), follow=True
+    )
     said = _from_headers(answer) if answer.status == 200 else None
     if said is None or (wanted is not None and wanted.algorithm != said.digest.algorithm):
         return get_manifest(endpoint, repository, reference).descriptor
@@ -65,7 +67,13 @@ def get_manifest(endpoint: Endpoint, repository: str, reference: str) -> RemoteM
     """
     path, wanted = _path(repository, reference)
     answer = call(
-        endpoint, "GET", path, scope=pull_scope(repository), accept=ACCEPT, limit_bytes=MAX_MANIFEST_BYTES
+        endpoint,
+        "GET",
+        path,
+        scope=pull_scope(repository),
+        accept=ACCEPT,
+        limit_bytes=MAX_MANIFEST_BYTES,
+        follow=True,
     )
     media_type = answer.media_type
     if not media_types.is_media_type(media_type):

@@ -37,8 +37,11 @@ def pages(
     scope: str | None,
     accept: Sequence[str] = (),
     first: Answer | None = None,
+    follow: bool = False,
 ) -> Iterator[Page]:
     """Give the pages of a list, from *path* on; *first* is the first one's answer if it is here already.
+
+    With *follow* a page may come from where the registry sends us; the next one is asked of the registry.
 
     Raises:
         UnsafeRemote: a next page is on another registry, or not of the API.
@@ -47,7 +50,9 @@ def pages(
     """
     seen = {path}
     for _ in range(MAX_PAGES):
-        answer = first or call(endpoint, "GET", path, scope=scope, accept=accept, limit_bytes=MAX_PAGE_BYTES)
+        answer = first or call(
+            endpoint, "GET", path, scope=scope, accept=accept, limit_bytes=MAX_PAGE_BYTES, follow=follow
+        )
         first = None
         following = next_path(answer)
         yield Page(answer.content, answer.media_type, answer.where, following is None)

@@ -288,3 +288,13 @@ def test_images_that_wait_for_their_commit_are_not_read_ahead_without_bound(
     # Two batches that are held, one that waits, and what was being looked at each time: 4 at most.
     assert 0 < read <= 3 * (2 + 4)
     assert len(tags(writing.database)) == 60
+
+
+def test_image_that_was_asked_for_by_name_and_is_not_there_leaves_no_row(
+    writing: Writing, bad_registry: BadRegistry
+) -> None:
+    bad_registry.push(with_tags(1), "app")
+    assert outcome_of(bring(bad_registry, writing, "typo"), "typo").error_class == "NotFound"
+    assert rows(writing.database, "SELECT reference FROM sync_items") == []
+    assert bring(bad_registry, writing, "v0").counts.copied == 1
+    assert rows(writing.database, "SELECT reference FROM sync_items") == [("v0",)]

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from regmeta.app import Writing, syncing
+from regmeta.app import Writing, sync_watch
 from regmeta.errors import UsageError
 from regmeta.settings import Content, Settings, Sync, SyncRegistry
 from regmeta.sync.records import begin_run
@@ -54,7 +54,7 @@ class Watching:
 
     def _watch(self, settings: Settings) -> None:
         try:
-            syncing.watch(settings, self._stop, synced=self._synced, changed=self._changed)
+            sync_watch.watch(settings, self._stop, synced=self._synced, changed=self._changed)
         except BaseException as error:  # noqa: BLE001 - raised where the watch is stopped
             self._error = error
 
@@ -86,8 +86,8 @@ class Watching:
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(syncing, "SHORTEST_WAIT_S", 0.05)
-    monkeypatch.setattr(syncing, "LONGEST_WAIT_S", 0.2)
+    monkeypatch.setattr(sync_watch, "SHORTEST_WAIT_S", 0.05)
+    monkeypatch.setattr(sync_watch, "LONGEST_WAIT_S", 0.2)
 
 
 @pytest.fixture
@@ -187,7 +187,7 @@ def test_run_of_another_host_is_not_waited_for_for_ever(
 ) -> None:
     owner = writing.writer.staging.owner
     begin_run(writing.database, "hub", "command", actor="x", host="elsewhere", owner=owner)
-    age_us = syncing.LONGEST_RUN_ELSEWHERE // timedelta(microseconds=1) + 1
+    age_us = sync_watch.LONGEST_RUN_ELSEWHERE // timedelta(microseconds=1) + 1
     change(writing.database, "UPDATE sync_runs SET started_at = started_at - :age", age=age_us)
     watch = watching(registry(remote))
     watch.until(lambda: len(watch.reports) == 1)
@@ -275,4 +275,4 @@ def test_stop_ends_what_goes_on(
 def test_settings_without_a_poll_interval_are_refused(settings: Settings, remote: BadRegistry) -> None:
     chosen = msgspec.structs.replace(settings, sync=Sync(registries=(registry(remote, poll=None),)))
     with pytest.raises(UsageError, match="poll"):
-        syncing.watch(chosen, Stop(), synced=print, changed=print)
+        sync_watch.watch(chosen, Stop(), synced=print, changed=print)

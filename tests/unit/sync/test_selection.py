@@ -85,8 +85,18 @@ def test_catalog_is_needed_for_patterns_only() -> None:
         ("library/alpine", one),
         ("library/busybox", two),
     ]
-    for pattern in ("library/*", "library/{a,b}", "library/alpin?", "library/[ab]"):
+    for pattern in ("library/*", "library/{a,b*}", "library/alpin?", "library/[ab]"):
         assert exact_repositories(Policy("hub", (one, rule(pattern)))) is None
+
+
+def test_names_in_braces_are_spelt_out() -> None:
+    both, numbers = rule("library/{alpine,debian}"), rule("team/app{1..2}")
+    assert exact_repositories(Policy("hub", (both, numbers))) == [
+        ("library/alpine", both),
+        ("library/debian", both),
+        ("team/app1", numbers),
+        ("team/app2", numbers),
+    ]
 
 
 @pytest.mark.parametrize(
