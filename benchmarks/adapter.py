@@ -9,6 +9,7 @@ from pathlib import Path
 from benchmarks.processes import Sample, child_environment
 from regmeta import app
 from regmeta.app import rebuilding, retention, verification
+from regmeta.app.syncing import sync_policies
 from regmeta.ingest.plan import Lifetimes
 from regmeta.ingest.selection import select_images
 from regmeta.maintain.collect.run import collect
@@ -16,6 +17,7 @@ from regmeta.maintain.rebuild.report import NoProgress
 from regmeta.oci.names import Reference
 from regmeta.settings import load_settings
 from regmeta.sources.open import open_source
+from regmeta.sync.run import SyncReport
 
 
 def import_in_process(layout: Path, home: Path, repository: str) -> float:
@@ -43,6 +45,28 @@ def import_in_process(layout: Path, home: Path, repository: str) -> float:
 def initialise(home: Path) -> None:
     """Make an empty registry in the home folder `home`."""
     app.initialise(load_settings(home=str(home)))
+
+
+def make_mirror(folder: Path, url: str, repository: str) -> Path:
+    """Make a registry in `folder` whose settings mirror one repository of the one at `url`."""
+    folder.mkdir(parents=True)
+    (folder / "regmeta.toml").write_text(
+        f'[[sync.registries]]\nname = "upstream"\nurls = ["{url}"]\nimages_at_once = 8\nmax_concurrent = 8\n'
+        f'[[sync.registries.content]]\nprefix = "{repository}"\n'
+    )
+    initialise(folder)
+    return folder
+
+
+def sync_in_process(home: Path) -> tuple[float, SyncReport]:
+    """Run the mirror of `home` once; return the seconds it took, and its report."""
+    settings = load_settings(home=str(home))
+    start = time.perf_counter()
+    (report,) = sync_policies(settings)
+    seconds = time.perf_counter() - start
+    if not isinstance(report, SyncReport) or report.counts.failed:
+        raise SystemExit(f"the sync failed: {report}")
+    return seconds, report
 
 
 def rebuild_in_process(home: Path, manifests: int) -> None:

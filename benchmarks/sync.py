@@ -27,14 +27,10 @@ from urllib.parse import urlsplit
 import sqlalchemy as sa
 from sqlalchemy import event
 
-from benchmarks import sync_floor
+from benchmarks import adapter, sync_floor
 from benchmarks.generate import REF_NAME, generate
 from benchmarks.processes import Sample, measure, total
 from benchmarks.report import MIB, Target, paired_ratio, print_table, print_targets
-from regmeta.app import initialise
-from regmeta.app.syncing import sync_policies
-from regmeta.settings import load_settings
-from regmeta.sync.run import SyncReport
 from tests.support.registries.docker_registry import DockerRegistry
 
 SETS: Final = ("S", "L")
@@ -58,27 +54,6 @@ def _in_process(work: Callable[[], float]) -> Sample:
 
 def _floor(url: str, repository: str, dest: Path, threads: int) -> Sample:
     return _in_process(lambda: sync_floor.run(url, repository, dest, threads).seconds)
-
-
-def _home(folder: Path, url: str, repository: str) -> Path:
-    """Make a registry whose settings mirror one repository of the one at `url`."""
-    folder.mkdir(parents=True)
-    (folder / "regmeta.toml").write_text(
-        f'[[sync.registries]]\nname = "upstream"\nurls = ["{url}"]\nimages_at_once = 8\nmax_concurrent = 8\n'
-        f'[[sync.registries.content]]\nprefix = "{repository}"\n'
-    )
-    initialise(load_settings(None, home=str(folder)))
-    return folder
-
-
-def _sync(home: Path) -> tuple[float, SyncReport]:
-    settings = load_settings(None, home=str(home))
-    start_s = time.perf_counter()
-    (report,) = sync_policies(settings)
-    wall_s = time.perf_counter() - start_s
-    if not isinstance(report, SyncReport) or report.counts.failed:
-        raise SystemExit(f"the sync failed: {report}")
-    return wall_s, report
 
 
 def _command(home: Path) -> Sample:
@@ -105,10 +80,10 @@ def one_round(registry: DockerRegistry, repository: str, folder: Path, tags: lis
         f"plain client, {threads} threads": partial(_floor, url, repository, folder / f"{threads}", threads)
         for threads in sync_floor.THREAD_COUNTS
     }
-    home = _home(folder / "home", url, repository)
-    command_home = _home(folder / "command", url, repository)
+    home = adapter.make_mirror(folder / "home", url, repository)
+    command_home = adapter.make_mirror(folder / "command", url, repository)
     work: dict[str, Callable[[], Sample]] = {**floors}
-    work[IN_PROCESS] = partial(_in_process, lambda: _sync(home)[0])
+    work[IN_PROCESS] = partial(_in_process, lambda: adapter.sync_in_process(home)[0])
     work[COMMAND] = partial(_command, command_home)
     if shutil.which("skopeo"):
         work[SKOPEO_SYNC] = partial(_skopeo_sync, host, repository, folder / "skopeo-sync")
@@ -144,16 +119,16 @@ def tag_again(url: str, repository: str, tags: list[str], wanted: int) -> None:
 
 def poll(registry: DockerRegistry, repository: str, tags: int, folder: Path, rounds: int) -> list[Target]:
     """Sync `tags` tags, then measure asking again; print what it takes."""
-    home = _home(folder / "home", registry.url, repository)
-    _sync(home)
+    home = adapter.make_mirror(folder / "home", registry.url, repository)
+    adapter.sync_in_process(home)
     cases: dict[str, list[Sample]] = defaultdict(list)
-    report: SyncReport | None = None
+    report: adapter.SyncReport | None = None
     for _ in range(rounds):
         cases[POLL_FLOOR].append(
             _in_process(lambda: sync_floor.poll(registry.url, repository, threads=8).seconds)
         )
         start_s = time.process_time()
-        wall_s, report = _sync(home)
+        wall_s, report = adapter.sync_in_process(home)
         cases[POLL].append(Sample(wall_s, time.process_time() - start_s))
         cases[POLL_COMMAND].append(_command(home))
     assert report is not None
@@ -179,7 +154,7 @@ def _statements(home: Path) -> int:
 
     event.listen(sa.Engine, "before_cursor_execute", note)
     try:
-        _sync(home)
+        adapter.sync_in_process(home)
     finally:
         event.remove(sa.Engine, "before_cursor_execute", note)
     return len(texts)
