@@ -122,7 +122,7 @@ def poll(registry: DockerRegistry, repository: str, tags: int, folder: Path, rou
     home = adapter.make_mirror(folder / "home", registry.url, repository)
     adapter.sync_in_process(home)
     cases: dict[str, list[Sample]] = defaultdict(list)
-    report: adapter.SyncReport | None = None
+    report = None
     for _ in range(rounds):
         cases[POLL_FLOOR].append(
             _in_process(lambda: sync_floor.poll(registry.url, repository, threads=8).seconds)
