@@ -2,35 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Callable
 
 from regmeta.errors import DamagedBlob, SizeMismatch
 from regmeta.oci.descriptor import Descriptor
-from regmeta.oci.digest import Digest
-from regmeta.oci.streams import ByteStream
-from regmeta.sources import Source, SourceEntry
+from regmeta.sources import Source
+from regmeta.sources.wrapped import WrappedSource
 
 
-class LocalFirst:
+class LocalFirst(WrappedSource):
     """Reads manifests and configurations from the store, if they are here, and all else from *source*.
 
+    An ingest opens only what is not here, so that is the source's to hand out.
     As thread-safe as its parts. What is stored is verified: if it is damaged or its object has gone, the
     source is asked. An ingest of what ``verify`` has marked as damaged heals it.
     """
 
     def __init__(self, source: Source, stored: Callable[[Descriptor], bytes | None]) -> None:
-        self._source = source
+        super().__init__(source)
         self._stored = stored
-
-    @property
-    def location(self) -> str:
-        """What messages call the source."""
-        return self._source.location
-
-    def entries(self) -> Iterator[SourceEntry]:
-        """List what the source lists."""
-        return self._source.entries()
 
     def read(self, descriptor: Descriptor, limit_bytes: int) -> bytes:
         """Return small content whole, verified; see :class:`regmeta.sources.Source`."""
@@ -42,11 +32,3 @@ class LocalFirst:
             if content is not None:
                 return content
         return self._source.read(descriptor, limit_bytes)
-
-    def open(self, digest: Digest) -> AbstractContextManager[ByteStream]:
-        """Open the source's content: an ingest asks only for what is not here."""
-        return self._source.open(digest)
-
-    def close(self) -> None:
-        """Let go of what the source holds open."""
-        self._source.close()

@@ -8,6 +8,7 @@ by :meth:`Source.open`: who reads them hashes and counts them.
 ``layout``   an OCI image layout in a directory
 ``archive``  an OCI image layout in an uncompressed tar file
 ``registry`` an image of a remote registry
+``wrapped``  a source around another one
 """
 
 from __future__ import annotations

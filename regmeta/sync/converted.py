@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Mapping
 
 from regmeta.errors import InvalidManifest
 from regmeta.oci.conversion import Converted, convert_tree
 from regmeta.oci.descriptor import Descriptor
 from regmeta.oci.digest import Digest
 from regmeta.oci.manifest import MAX_MANIFEST_BYTES
-from regmeta.oci.streams import ByteStream
-from regmeta.sources import Source, SourceEntry
+from regmeta.sources import Source
+from regmeta.sources.wrapped import WrappedSource
 
 
 def converted(source: Source, root: Descriptor, content: bytes) -> tuple[Source, Descriptor]:
@@ -28,21 +27,12 @@ def converted(source: Source, root: Descriptor, content: bytes) -> tuple[Source,
     return ConvertedSource(source, {each.descriptor.digest: each for each in tree.values()}), new_root
 
 
-class ConvertedSource:
+class ConvertedSource(WrappedSource):
     """Hands out converted manifests, and of all else what the source does."""
 
     def __init__(self, source: Source, manifests: Mapping[Digest, Converted]) -> None:
-        self._source = source
+        super().__init__(source)
         self._manifests = manifests
-
-    @property
-    def location(self) -> str:
-        """What messages call it."""
-        return self._source.location
-
-    def entries(self) -> Iterator[SourceEntry]:
-        """List the images of the source, as they are there."""
-        return self._source.entries()
 
     def read(self, descriptor: Descriptor, limit_bytes: int) -> bytes:
         """Return small content whole, verified; see :class:`regmeta.sources.Source`."""
@@ -52,11 +42,3 @@ class ConvertedSource:
         if len(found.content) > limit_bytes:
             raise InvalidManifest(f"{descriptor.digest}: more than {limit_bytes} bytes")
         return found.content
-
-    def open(self, digest: Digest) -> AbstractContextManager[ByteStream]:
-        """Open content for reading; see :class:`regmeta.sources.Source`."""
-        return self._source.open(digest)
-
-    def close(self) -> None:
-        """Let go of what the source holds open."""
-        self._source.close()

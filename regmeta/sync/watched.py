@@ -12,7 +12,8 @@ from regmeta.errors import Error, RemoteUnavailable
 from regmeta.oci.descriptor import Descriptor
 from regmeta.oci.digest import Digest
 from regmeta.oci.streams import ByteStream
-from regmeta.sources import Source, SourceEntry
+from regmeta.sources import Source
+from regmeta.sources.wrapped import WrappedSource
 
 
 class Stopped(Protocol):
@@ -40,7 +41,7 @@ class Halt:
             self._outer.set()
 
 
-class WatchedSource:
+class WatchedSource(WrappedSource):
     """Hands out what another source does, until *deadline_s* (of *clock_s*) or until *stopped* is set."""
 
     def __init__(
@@ -51,20 +52,11 @@ class WatchedSource:
         fetched: Callable[[], None],
         clock_s: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._source = source
+        super().__init__(source)
         self._deadline_s = deadline_s
         self._stopped = stopped
         self._fetched = fetched
         self._clock_s = clock_s
-
-    @property
-    def location(self) -> str:
-        """What messages call it."""
-        return self._source.location
-
-    def entries(self) -> Iterator[SourceEntry]:
-        """List the images of the source."""
-        return self._source.entries()
 
     def read(self, descriptor: Descriptor, limit_bytes: int) -> bytes:
         """Return small content whole, verified; see :class:`regmeta.sources.Source`.
@@ -82,10 +74,6 @@ class WatchedSource:
         with self._source.open(digest) as stream:
             yield _WatchedStream(stream, self.check)
         self._fetched()
-
-    def close(self) -> None:
-        """Let go of what the source holds open."""
-        self._source.close()
 
     def check(self) -> None:
         """Raise if it is time to end."""

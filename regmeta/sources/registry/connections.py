@@ -59,28 +59,8 @@ class _CheckedConnection(HTTPConnection):
         return super()._new_conn() if self._guard is None else _dial(self, self._guard, self._reach)
 
 
-class _CheckedTLSConnection(HTTPSConnection):
+class _CheckedTLSConnection(_CheckedConnection, HTTPSConnection):
     """The same over TLS: the name that the certificate must have stays the host's."""
-
-    def __init__(
-        self,
-        *args: Any,
-        opened: OpenSockets,
-        guard: Guard | None = None,
-        reach: Reach = Reach.NAMED,
-        **options: Any,
-    ) -> None:
-        super().__init__(*args, **options)
-        self._opened = opened
-        self._guard = guard
-        self._reach = reach
-
-    def connect(self) -> None:
-        super().connect()
-        self._opened.add(self.sock)
-
-    def _new_conn(self) -> socket.socket:
-        return super()._new_conn() if self._guard is None else _dial(self, self._guard, self._reach)
 
 
 class _Pool(urllib3.HTTPConnectionPool):
