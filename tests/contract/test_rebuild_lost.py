@@ -203,6 +203,7 @@ def test_healed_layer_is_adopted_from_the_sound_copy(settings: Settings, rich: D
         assert (Path(settings.store) / "blobs" / key).read_bytes() == b"plain"
 
 
+@pytest.mark.soak_on_postgresql
 def test_large_repository_comes_back_in_pieces_that_each_commit(
     settings: Settings, layout: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -194,6 +194,7 @@ DRIFT = [
 ]
 
 
+@pytest.mark.soak_on_postgresql
 @pytest.mark.parametrize(("statement", "kind"), DRIFT)
 def test_rows_that_drifted_are_derived_from_the_bytes_again(
     damaged: Damaged, statement: str, kind: Kind, backend: str

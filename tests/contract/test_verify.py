@@ -508,6 +508,7 @@ def test_each_kind_has_a_case() -> None:
     assert set(CASES) | {Kind.OBJECT_UNREADABLE} == set(Kind)
 
 
+@pytest.mark.soak_on_postgresql
 @pytest.mark.parametrize(("kind", "damage"), ALL)
 def test_damage_is_found_and_nothing_else(registry: Damaged, kind: Kind, damage: Damage) -> None:
     expected = damage(registry)

@@ -80,6 +80,7 @@ def test_poll_without_the_referrers_api_asks_for_nothing_more(
     assert len(statements) <= 12, str(statements)
 
 
+@pytest.mark.soak_on_postgresql
 def test_two_thousand_unchanged_tags_need_twenty_statements_with_the_opening(
     settings: Settings, bad_registry: BadRegistry
 ) -> None:
