@@ -9,15 +9,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 
 from regmeta.db import Database
 from regmeta.errors import Error, NothingWanted, NotSigned, without_frames
-from regmeta.ingest.known import KnownTag
-from regmeta.ingest.known_referrers import KnownReferrers
+from regmeta.ingest.known import KnownTag, known_tags
+from regmeta.ingest.known_referrers import KnownReferrers, known_referrers
 from regmeta.ingest.local_registry import LocalRegistry
 from regmeta.ingest.plan import ImageGroup, ImageRequest, PlannedImage
 from regmeta.ingest.skip import skippable
+from regmeta.oci import media_types
 from regmeta.oci.descriptor import Descriptor
 from regmeta.oci.digest import Digest
 from regmeta.oci.manifest import Manifest
@@ -30,6 +31,7 @@ from regmeta.sync.converted import converted
 from regmeta.sync.items import Item, Look, Verdict
 from regmeta.sync.policy import Policy
 from regmeta.sync.records import ItemKey, KnownItem
+from regmeta.sync.signatures import cosign_tags
 from regmeta.sync.unread import Unread
 from regmeta.sync.watched import Stopped, WatchedSource
 
@@ -115,18 +117,47 @@ class Looker:
         """The image is here: only what belongs to it may be new."""
         if there.digest != here.digest:
             return Look(item, "unchanged", there.digest, here.digest)
-        found = self._companions.find(item, [there.digest], known.tags, known.referrers)
+        subjects, known = self._looked_at_again(item, there, known)
+        found = self._companions.find(item, subjects, known.tags, known.referrers)
         error = next(iter(found.failures), None)
         if not found.planned:
             verdict: Verdict = "unchanged" if error is None else "failed"
             return Look(item, verdict, there.digest, there.digest, error=error)
-        # Its manifests are here: nothing of it is asked for, unless they are found to be damaged.
+        group = ImageGroup(self._planned_here(item, there), tuple(found.planned))
+        return Look(item, "wanted", there.digest, there.digest, group, error=error)
+
+    def _looked_at_again(self, item: Item, there: Descriptor, known: Known) -> tuple[list[Digest], Known]:
+        """Return which manifests of an image that is here may have something new, and what is known of it.
+
+        That is the image itself; and those below it as well, unless all that belongs to them is known to have
+        come before: it may be what failed the last time, or be wanted only now.
+        """
+        before = known.items.get(item.key)
+        has_all = (
+            before is not None
+            and before.outcome in ("copied", "unchanged")
+            and before.terms == self._policy.terms
+        )
+        looks_for_some = self._policy.referrers or self._policy.cosign_tags
+        if has_all or not looks_for_some or there.media_type not in media_types.INDEXES:
+            return [there.digest], known
+        below = [m.document.digest for m in self._planned_here(item, there).manifests[:-1]]
+        subjects = [there.digest, *below]
+        tags = dict(known.tags)
+        if self._policy.cosign_tags and item.listed is not None:
+            pairs = {(item.repository, tag) for digest in below for tag in cosign_tags(digest)}
+            tags.update(known_tags(self._database, {pair for pair in pairs if pair[1] in item.listed}))
+        # The tag reaches them all, so what refers to them may be relied on.
+        pairs_of_subjects = [(item.repository, subject) for subject in subjects]
+        referrers = cache(lambda: known_referrers(self._database, pairs_of_subjects))
+        return subjects, Known(tags, known.items, referrers)
+
+    def _planned_here(self, item: Item, there: Descriptor) -> PlannedImage:
+        """Plan an image that is here: nothing of it is asked for, unless it is found to be damaged."""
         unread = Unread(
             lambda: self._upstream.image(item.source, str(there.digest)), f"{self._upstream.name}/{item}"
         )
-        planned = self._planned(self._watched(unread), there, item, item.tag)
-        group = ImageGroup(planned, tuple(found.planned))
-        return Look(item, "wanted", there.digest, there.digest, group, error=error)
+        return self._planned(self._watched(unread), there, item, item.tag)
 
     def _left_out(self, item: Item, there: Descriptor, error: Error) -> Look:
         return Look(item, "left out", there.digest, reason=str(error), error=without_frames(error))

@@ -1,8 +1,9 @@
 """What the upstream has no more goes here as well, where the policy says so.
 
-A tag goes only if a sync brought it, nobody moved it since, and the upstream's list of tags, read whole, is
-without it. An error or an empty list says nothing (I8); when more than half of a repository's tags would go,
-it is a mistake until somebody says that it is none. The history of tags undoes it.
+A tag goes only if a sync brought it, nobody moved it since, no other repository of the policy has brought it
+as well, and the upstream's list of tags, read whole, is without it. An error or an empty list says nothing
+(I8); when more than half of a repository's tags would go, it is a mistake until somebody says that it is
+none. The history of tags undoes it.
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ from typing import Final
 from regmeta.errors import Error, NotFound, without_frames
 from regmeta.ingest.tags import remove_tag
 from regmeta.ingest.unit_of_work import Writer
-from regmeta.sync.items import ALL_TAGS
-from regmeta.sync.listing import Repository
+from regmeta.sync.items import ALL_TAGS, Item
+from regmeta.sync.listing import Repository, is_wanted
 from regmeta.sync.pipeline import is_ours
 from regmeta.sync.policy import Policy
 from regmeta.sync.records import ItemKey, ItemOutcome, KnownItem, known_items
+from regmeta.sync.selection import rule_of
 
 PLAUSIBLE_TAGS: Final = 10  # so many may go at once, whatever their share
 _HERE: Final = ("copied", "unchanged", "failed")
@@ -45,7 +47,26 @@ def removals(writer: Writer, policy: Policy, listed: Repository, *, believe: boo
         return []
     if not believe and len(gone) > PLAUSIBLE_TAGS and 2 * len(gone) > len(mine):
         return [_refused(policy, listed, len(gone), len(mine))]
-    return [_remove(writer, policy, key, gone[key]) for key in sorted(gone)]
+    taken = _taken(writer, policy, listed)
+    return [
+        _outcome(policy, key, gone[key], f"the upstream has it no more; here it is {taken[key.reference]}'s")
+        if key.reference in taken
+        else _remove(writer, policy, key, gone[key])
+        for key in sorted(gone)
+    ]
+
+
+def _taken(writer: Writer, policy: Policy, listed: Repository) -> dict[str, str]:
+    """Return the tags here that another repository of the policy has brought too, and which one it was."""
+    taken: dict[str, str] = {}
+    for key, item in known_items(writer.database, policy.name, destination=listed.repository).items():
+        if key.source == listed.source or item.outcome not in _HERE or item.digest is None:
+            continue
+        rule = rule_of(policy, key.source)
+        tag = key.reference
+        if rule is not None and is_wanted(rule, Item(key.source, tag, listed.repository, tag)):
+            taken[tag] = key.source
+    return taken
 
 
 def _remove(writer: Writer, policy: Policy, key: ItemKey, item: KnownItem) -> ItemOutcome:

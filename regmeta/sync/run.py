@@ -208,6 +208,7 @@ class _Run:
                 return
         done: set[ItemKey] = set()
         if self._policy.upstream_deletes == "delete":
+            self._outcomes.note()  # what another repository has brought is read there
             for found in whole:
                 if self._halt.is_set():
                     return

@@ -8,5 +8,5 @@ a next page. Credentials go to the registry itself and to its own realm, never f
 ``credentials``    who we are there; ``docker_config`` and ``credential_helpers`` look it up
 ``tokens``         what the registry asks for (``challenge``, ``realms``), and tokens by scope
 ``connections``    sockets, TLS (``tls``), proxies, and the addresses that may be dialled (``addresses``)
-``response``       one answer and its body
+``response``       one answer and its body; ``timed``: no part of it takes for ever
 """

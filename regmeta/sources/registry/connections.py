@@ -27,6 +27,7 @@ from regmeta.sources.registry.open_sockets import OpenSockets
 from regmeta.sources.registry.places import Place, without_query
 from regmeta.sources.registry.terms import Terms
 from regmeta.sources.registry.text import shown
+from regmeta.sources.registry.timed import TimedResponse
 from regmeta.sources.registry.tls import tls_context
 
 # Redirects may name any number of hosts.
@@ -37,6 +38,8 @@ _NO_TLS: Final = frozenset({"WRONG_VERSION_NUMBER", "PACKET_LENGTH_TOO_LONG", "U
 
 class _CheckedConnection(HTTPConnection):
     """A connection that asks the guard for its addresses. Without one a proxy is what it connects to."""
+
+    response_class = TimedResponse
 
     def __init__(
         self,

@@ -13,6 +13,7 @@ import urllib3
 
 from regmeta.errors import InvalidSource, RemoteUnavailable
 from regmeta.sources.registry.text import shown
+from regmeta.sources.registry.timed import TimedResponse
 
 # What is left unread is read and thrown away when that is cheaper than a new connection.
 _MAX_DRAIN: Final = 64 * 1024
@@ -59,6 +60,7 @@ class Response:
         self._done = done
         self._is_closed = False
         self._is_at_end = self._left == 0
+        self._hurry(None)  # the head is here
 
     def readinto(self, buffer: memoryview, /) -> int:
         """Fill *buffer* as far as one read goes; return how many bytes that was, 0 at the end.
@@ -152,9 +154,14 @@ class Response:
 
     def _piece(self, buffer: memoryview) -> int:
         """Read a piece of a body in chunks, or of one that ends with the connection."""
+        self._hurry(self._read_timeout_s)
         piece = self._original.read1(min(len(buffer), _PIECE))
         buffer[: len(piece)] = piece
         return len(piece)
+
+    def _hurry(self, timeout_s: float | None) -> None:
+        if isinstance(self._original, TimedResponse):
+            self._original.hurry(timeout_s)
 
     def _keep_pace(self, got: int, took_s: float) -> None:
         self._waited_s += took_s

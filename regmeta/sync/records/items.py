@@ -68,8 +68,11 @@ def known_items(
     keys: Sequence[ItemKey] | None = None,
     *,
     source: str | None = None,
+    destination: str | None = None,
 ) -> Mapping[ItemKey, KnownItem]:
     """Return what is remembered of *keys*, or of all images of the upstream repository *source*, or of all.
+
+    With *destination*, of those that go there under their own tags.
 
     One statement per 2,000 keys. A key that is not known is not in the answer.
     """
@@ -78,6 +81,8 @@ def known_items(
             statement = _KNOWN.where(SyncItem.policy == policy)
             if source is not None:
                 statement = statement.where(SyncItem.source == source)
+            if destination is not None:
+                statement = statement.where(SyncItem.destination == destination)
             return _known(connection, statement)
         found: dict[ItemKey, KnownItem] = {}
         for some in chunks(sorted(set(keys)), KEYS_AT_ONCE):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import sqlalchemy as sa
 
 from regmeta.app import Writing
 from regmeta.oci.digest import Digest
@@ -272,3 +273,56 @@ def test_poll_of_signed_images_needs_no_statement_for_each(
     with counted(writing.database.engine) as statements:
         assert sync(bad_registry, writing).counts.unchanged == 40
     assert len(statements) <= 16, str(statements)
+
+
+def index_with_sbom(builder: LayoutBuilder) -> Json:
+    """Return what refers to one of the images of an index that is tagged v1."""
+    child = builder.image([b"one"])
+    builder.tag(builder.index([child, builder.image([b"two"])]), "v1")
+    return builder.artifact(b"sbom", SBOM, child)
+
+
+def test_referrer_of_a_child_that_failed_is_tried_again(
+    writing: Writing, bad_registry: BadRegistry, builder: LayoutBuilder
+) -> None:
+    sbom = index_with_sbom(builder)
+    bad_registry.push(builder, "app")
+    bad_registry.misbehave(f"/manifests/{digest_of(sbom)}", Status(503))
+    for attempt in (1, 2):
+        assert outcome_of(sync(bad_registry, writing), "v1").outcome == "failed"
+        assert noted(writing)["v1"] == ("failed", "RemoteUnavailable", attempt)
+    bad_registry.behave()
+    bad_registry.requests.clear()
+    assert sync(bad_registry, writing).counts.copied == 1
+    assert digest_of(sbom) in manifests(writing)
+    assert fetched(bad_registry, "manifests") == 1  # the image is here, with its children
+    bad_registry.requests.clear()
+    assert sync(bad_registry, writing).counts.unchanged == 1
+    assert bad_registry.count("GET", "/referrers/") == 1  # all is known to be here
+
+
+def test_referrers_of_children_come_when_they_are_wanted_later(
+    writing: Writing, bad_registry: BadRegistry, builder: LayoutBuilder
+) -> None:
+    sbom = index_with_sbom(builder)
+    bad_registry.push(builder, "app")
+    sync(bad_registry, writing, referrers=False)
+    assert digest_of(sbom) not in manifests(writing)
+    sync(bad_registry, writing, referrers=True)
+    assert digest_of(sbom) in manifests(writing)
+
+
+def test_image_whose_outcome_is_not_known_is_looked_at_whole_and_not_fetched_again(
+    writing: Writing, bad_registry: BadRegistry, builder: LayoutBuilder
+) -> None:
+    """A killed run leaves images that are here, without a word of how it went with the rest."""
+    index_with_sbom(builder)
+    bad_registry.push(builder, "app")
+    sync(bad_registry, writing)
+    with writing.database.transaction("test") as connection:
+        connection.execute(sa.text("DELETE FROM sync_items"))
+    before = content(writing)
+    bad_registry.requests.clear()
+    assert sync(bad_registry, writing).counts.unchanged == 1
+    assert fetched(bad_registry) == 0
+    assert content(writing) == before

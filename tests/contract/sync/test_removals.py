@@ -166,3 +166,22 @@ def test_image_that_was_asked_for_by_digest_is_no_tag_to_remove(
     bring(remote, writing, str(digest_of(builder.entries[0])))
     report = sync(remote, writing, **DELETE)
     assert (report.counts.removed, report.counts.failed) == (0, 0)
+
+
+def test_tag_stays_that_another_repository_brings_as_well(
+    writing: Writing, remote: BadRegistry, builder: LayoutBuilder
+) -> None:
+    """What the first one loses is the other's from then on, though it is the same image."""
+    remote.tags = {"a/app": dict(remote.tags["app"]), "b/app": {"v1": remote.tags["app"]["v1"]}}
+    rules = (ContentRule("a/**", strip_prefix=True), ContentRule("b/**", strip_prefix=True))
+    both = {**DELETE, "content": rules}
+    assert sync(remote, writing, **both).counts.failed == 1  # two for one tag
+    for name in ("v1", "v2"):
+        del remote.tags["a/app"][name]
+    sync(remote, writing, **both)
+    assert "v1" in tags(writing.database)
+    assert "v2" not in tags(writing.database)
+    del remote.tags["b/app"]["v1"]
+    remote.tags["b/app"]["other"] = remote.tags["a/app"]["v3"]
+    sync(remote, writing, **both)
+    assert "v1" not in tags(writing.database)
