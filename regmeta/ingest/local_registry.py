@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from typing import Final
@@ -186,7 +186,11 @@ class LocalRegistry:
         yield from run.flush()
 
     def commit_groups(
-        self, groups: Sequence[ImageGroup], *, progress: Progress | None = None
+        self,
+        groups: Sequence[ImageGroup],
+        *,
+        progress: Progress | None = None,
+        copying: Executor | None = None,
     ) -> list[GroupOutcome]:
         """Commit images and what goes with them, in one batch and one transaction; groups answer in order.
 
@@ -194,6 +198,9 @@ class LocalRegistry:
         removed, is left out, and its companions with it. A companion that is left out leaves the image where
         it is, unless the group is all or nothing. Groups that contradict each other about the size of a blob
         go in by batches of their own.
+
+        *copying* are the threads that bytes come in; without, those of this registry, which all its imports
+        share. Who brings from a source that may be slow has its own, so that it holds up nobody else.
 
         What another batch of this process is bringing is waited for and not fetched twice; large blobs that
         other processes are bringing are waited for while they get on. May be called from several threads at
@@ -213,7 +220,7 @@ class LocalRegistry:
             elsewhere = Elsewhere(self._database, clock_s=self._clock_s, sleep=self._sleep)
             batch = Batch(
                 self._writer,
-                self._pool,
+                copying or self._pool,
                 joined.images,
                 shown,
                 Company(self._claims, elsewhere),

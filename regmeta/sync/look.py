@@ -94,7 +94,7 @@ class Looker:
         """Return what is to be brought of an image that is not here as it is there."""
         there = image.descriptor
         source, descriptor = self._as_wanted(image)
-        if here is not None and here.digest == descriptor.digest and self._is_whole(here):
+        if here is not None and here.digest == descriptor.digest and is_whole(self._policy, here):
             return self._with_companions(item, there, here, known)
         planned = self._planned(source, descriptor, item, item.tag)
         self._check_platform(item, planned)
@@ -173,7 +173,7 @@ class Looker:
 
     def _is_same(self, here: KnownTag, before: KnownItem | None, there: Digest) -> bool:
         """Tell whether what is here is what a copy would be now."""
-        if not self._is_whole(here):
+        if not is_whole(self._policy, here):
             return False
         if self._policy.convert == "none":
             return here.digest == there
@@ -182,16 +182,6 @@ class Looker:
             and before.terms == self._policy.terms
             and before.upstream_digest == there
             and before.digest == here.digest
-        )
-
-    def _is_whole(self, here: KnownTag) -> bool:
-        """Tell whether all of it that is wanted is here, and undamaged."""
-        return here.is_safe and not any(
-            platform is None
-            or platforms.wants_image(
-                self._policy.platforms, platform.os, platform.architecture, platform.variant
-            )
-            for platform in here.absent
         )
 
     def _is_left_out_again(self, item: Item, before: KnownItem, there: Digest) -> bool:
@@ -230,3 +220,12 @@ class Looker:
     def _watched(self, source: Source) -> Source:
         deadline_s = self._clock_s() + self._policy.image_timeout.total_seconds()
         return WatchedSource(source, deadline_s, self._stopped, self._fetched, self._clock_s)
+
+
+def is_whole(policy: Policy, here: KnownTag) -> bool:
+    """Tell whether all of a tag that the policy wants is here, and undamaged."""
+    return here.is_safe and not any(
+        platform is None
+        or platforms.wants_image(policy.platforms, platform.os, platform.architecture, platform.variant)
+        for platform in here.absent
+    )

@@ -29,6 +29,7 @@ from regmeta.oci import names
 from regmeta.oci.digest import Digest
 from regmeta.sync.items import Item
 from regmeta.sync.leased import is_kept
+from regmeta.sync.look import is_whole
 from regmeta.sync.mapping import upstream_of
 from regmeta.sync.pipeline import is_ours
 from regmeta.sync.policy import Policy
@@ -147,7 +148,12 @@ class OnDemand:
             return OnDemandResult(digest, "local") if is_here else None
         here = known_tags(database, [(item.repository, item.tag)]).get((item.repository, item.tag))
         before = known_items(database, mirror.policy.name, [item.key]).get(item.key)
-        if here is None or not here.is_safe or before is None or before.digest != here.digest:
+        if (
+            here is None
+            or before is None
+            or before.digest != here.digest
+            or not is_whole(mirror.policy, here)
+        ):
             return None
         if before.outcome not in ("copied", "unchanged") or before.terms != mirror.policy.terms:
             return None

@@ -29,7 +29,7 @@ from regmeta.errors import (
     Unavailable,
     without_frames,
 )
-from regmeta.ingest.local_registry import BATCH_BYTES, BATCH_IMAGES, BATCH_S, LocalRegistry
+from regmeta.ingest.local_registry import BATCH_BYTES, BATCH_IMAGES, BATCH_S, COPYING_THREADS, LocalRegistry
 from regmeta.ingest.plan import GroupOutcome, ImageGroup, ImageOutcome
 from regmeta.oci.digest import Digest
 from regmeta.sync.items import Item, Look
@@ -124,6 +124,7 @@ class Pipeline:
         self._looks: dict[Future[Any], Item] = {}
         self._commits: dict[Future[Any], _Batch] = {}
         self._batch: _Batch | None = None
+        self._copying: Executor | None = None
 
     def run(self, items: Iterable[Item]) -> Iterator[list[ItemOutcome]]:
         """Bring *items* here; outcomes are given when they are final, some at a time, in no order.
@@ -136,6 +137,8 @@ class Pipeline:
         """
         source = iter(items)
         with (
+            # Of its own: an upstream that is slow holds up no other.
+            ThreadPoolExecutor(COPYING_THREADS, thread_name_prefix="copy") as self._copying,
             ThreadPoolExecutor(self._window, thread_name_prefix="look") as looking,
             ThreadPoolExecutor(COMMITTING, thread_name_prefix="commit") as committing,
         ):
@@ -226,7 +229,9 @@ class Pipeline:
 
     def _commit(self, batch: _Batch) -> list[GroupOutcome]:
         groups = [look.group for look in batch.looks if look.group is not None]
-        return self._registry.commit_groups(groups, progress=_Copying(self._progress, self._stopped))
+        return self._registry.commit_groups(
+            groups, progress=_Copying(self._progress, self._stopped), copying=self._copying
+        )
 
     def _committed(self, look: Look, group: GroupOutcome) -> ItemOutcome:
         copied_bytes = sum(each.copied_bytes for each in (group.image, *group.companions))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -22,22 +24,32 @@ from regmeta.errors import (
     RemoteRefused,
     RemoteUnavailable,
 )
+from regmeta.sources.registry.terms import Terms
 from regmeta.sync.on_demand import OnDemand, OnDemandResult
 from tests.builders import AMD64, ARM64, LayoutBuilder, digest_of
 from tests.support.mirroring import fetched, mirror_of, noted, policy_of, sync
 from tests.support.registries.bad_registry import BadRegistry
+from tests.support.registries.clients import QUICK
 from tests.support.registries.rules import Hang, Slow, Status
 from tests.support.registry import change, counts, rows, tags
 
 
 @contextmanager
-def demanded(writing: Writing, *upstreams: tuple[BadRegistry, dict[str, Any]]) -> Iterator[OnDemand]:
-    """Open what brings images, of upstreams in their order, each with what differs in its policy."""
+def demanded(
+    writing: Writing, *upstreams: tuple[BadRegistry, dict[str, Any]], terms: Mapping[int, Terms] = {}
+) -> Iterator[OnDemand]:
+    """Open what brings images, of upstreams in their order, each with what differs in its policy.
+
+    *terms* are those of some of them, by position.
+    """
     with ExitStack() as stack:
         mirrors = [
             stack.enter_context(
                 mirror_of(
-                    remote, writing, policy_of(**{"name": f"hub{number}", "on_demand": True, **options})
+                    remote,
+                    writing,
+                    policy_of(**{"name": f"hub{number}", "on_demand": True, **options}),
+                    terms=terms.get(number, QUICK),
                 )
             )
             for number, (remote, options) in enumerate(upstreams)
@@ -304,3 +316,47 @@ def test_upstream_that_hangs_keeps_nobody_else_waiting(
         second.close()
         for future in waiting:
             assert isinstance(future.exception(), RemoteUnavailable)
+
+
+def test_layers_that_do_not_come_keep_no_other_upstream_waiting(
+    writing: Writing, remote: BadRegistry, second: BadRegistry
+) -> None:
+    large = LayoutBuilder(seed=7)
+    large.tag(large.image([bytes([number]) * 300_000 for number in range(9)]), "v1")
+    second.push(large, "slow")
+    slow = {"content": policy_of("slow").content}
+    config = json.loads(large.blobs[large.entries[0]["digest"]])["config"]["digest"]
+    second.misbehave(f"/blobs/(?!{config})", Hang())  # the configuration comes, the layers do not
+    with (
+        demanded(
+            writing, (second, slow), (remote, {}), terms={0: replace(QUICK, read_timeout_s=120)}
+        ) as demand,
+        ThreadPoolExecutor(2) as pool,
+    ):
+        waiting = pool.submit(demand.fetch, "slow", "v1")
+        while second.count(None, "/blobs/") < 6:
+            time.sleep(0.01)
+        healthy = pool.submit(demand.fetch, "app", "v1")
+        try:
+            assert healthy.result(60).status == "copied"
+            assert not waiting.done()
+        finally:
+            second.close()
+        assert isinstance(waiting.exception(), RemoteUnavailable)
+
+
+@pytest.mark.inconsistent
+def test_tag_whose_child_has_gone_here_is_asked_about_within_the_check_interval(
+    writing: Writing, bad_registry: BadRegistry, builder: LayoutBuilder
+) -> None:
+    builder.tag(builder.index([builder.image(platform=AMD64), builder.image(platform=ARM64)]), "v1")
+    bad_registry.push(builder, "app")
+    rare = {"check_interval": timedelta(hours=1)}
+    with demanded(writing, (bad_registry, rare)) as demand:
+        assert demand.fetch("app", "v1").status == "copied"
+        assert demand.fetch("app", "v1").status == "local"
+        change(
+            writing.database,
+            "UPDATE index_manifests SET child_id = NULL, absence = 'sparse' WHERE position = 1",
+        )
+        assert demand.fetch("app", "v1").status == "copied"
