@@ -9,6 +9,7 @@ import typer
 
 from regmeta.cli import render
 from regmeta.errors import Refused
+from regmeta.oci.names import image_name
 
 if TYPE_CHECKING:
     from regmeta.app.syncing import FailedRun
@@ -24,7 +25,7 @@ def show(reports: Sequence[SyncReport], as_json: bool, failed: Sequence[FailedRu
     if as_json:
         render.json([*map(document, reports), *map(_failed_document, failed)])
     else:
-        _table(sorted((item for report in reports for item in report.items), key=name_of))
+        _table(sorted((item for report in reports for item in report.items), key=_name_of))
     for report in reports:
         say(report)
     for each in failed:
@@ -41,7 +42,7 @@ def _table(items: Sequence[ItemOutcome]) -> None:
     render.table(
         ["image", "here", "outcome", "digest", "copied"],
         [
-            (name_of(item), _place_of(item), item.outcome, item.digest, render.size(item.copied_bytes))
+            (_name_of(item), _place_of(item), item.outcome, item.digest, render.size(item.copied_bytes))
             for item in items[:SHOWN]
         ],
     )
@@ -52,7 +53,7 @@ def _table(items: Sequence[ItemOutcome]) -> None:
 def say(report: SyncReport) -> None:
     """Say in a few lines what was done, and why what was not done was not."""
     said = [item for item in report.items if item.outcome in ("failed", "left out")]
-    for item in sorted(said, key=name_of)[:SHOWN]:
+    for item in sorted(said, key=_name_of)[:SHOWN]:
         render.say(f"regmeta: {report.policy}: {_reason_of(item)}")
     if len(said) > SHOWN:
         render.say(f"regmeta: {report.policy}: and {len(said) - SHOWN} more: --json shows all")
@@ -100,7 +101,7 @@ def show_status(found: Sequence[MirrorStatus], watched: Sequence[str]) -> None:
             [
                 (
                     policy,
-                    _source_of(image),
+                    _name_of(image),
                     image.attempts,
                     image.next_try_at if policy in watched else None,
                     image.error_class,
@@ -159,13 +160,9 @@ def _item(item: ItemOutcome) -> dict[str, object]:
     }
 
 
-def name_of(item: ItemOutcome) -> str:
+def _name_of(image: ItemOutcome | FailingImage) -> str:
     """Return what the upstream calls an image."""
-    return f"{item.source}{'@' if ':' in item.reference else ':'}{item.reference}"
-
-
-def _source_of(image: FailingImage) -> str:
-    return f"{image.source}{'@' if ':' in image.reference else ':'}{image.reference}"
+    return image_name(image.source, image.reference)
 
 
 def _place_of(item: ItemOutcome) -> str:
@@ -177,7 +174,7 @@ def _place_of(item: ItemOutcome) -> str:
 
 def _reason_of(item: ItemOutcome) -> str:
     """Return why, with the image's name once."""
-    name, reason = name_of(item), item.reason or item.outcome
+    name, reason = _name_of(item), item.reason or item.outcome
     return reason if reason.startswith(f"{name}: ") else f"{name}: {reason}"
 
 

@@ -110,12 +110,11 @@ def set_(
     """
     from regmeta import app
     from regmeta.ingest.tags import set_tag
-    from regmeta.oci.names import Reference
+    from regmeta.oci.names import Reference, image_name
     from regmeta.query import catalog
 
     repository, tag = _parse(reference)
-    separator = "@" if ":" in target else ":"
-    wanted = Reference.parse(f"{repository}{separator}{target}")
+    wanted = Reference.parse(image_name(repository, target))
     with app.open_for_writing(settings(ctx)) as registry:
         digest = catalog.resolve(registry.database, wanted)
         result = set_tag(registry.writer, repository, tag, digest)

@@ -14,6 +14,7 @@ module                   does
 ``elsewhere``            waiting for large blobs that other processes are receiving
 ``local_first``          a remote source that is not asked for what is here
 ``known``                what thousands of tags are here: the question before a sync
+``known_referrers``      what refers to thousands of manifests here
 ``unit_of_work``         the phases: reserve, stage, publish, commit, finish, abort
 ``reserve``              rows of the phases before the commit: intents and leases
 ``commit``               the one transaction: blobs, manifests, edges, tags, events, outbox

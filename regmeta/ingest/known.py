@@ -11,7 +11,8 @@ from sqlalchemy.engine import Connection
 
 from regmeta.db import Database
 from regmeta.ingest.reserve import chunks
-from regmeta.models import Blob, IndexMember, Manifest, Repository, Tag
+from regmeta.ingest.skip import ANY_DAMAGED
+from regmeta.models import IndexMember, Manifest, Repository, Tag
 from regmeta.models.base import Name
 from regmeta.oci.descriptor import Platform
 from regmeta.oci.digest import Digest
@@ -19,7 +20,6 @@ from regmeta.oci.digest import Digest
 PAIRS_AT_ONCE: Final = 2000  # two parameters each; SQLite takes 32,766
 _NO_PLATFORM: Final = {None, "", "unknown"}
 
-_ANY_DAMAGED: Final = sa.exists().where(Blob.state == "damaged")
 _roots = (
     sa.select(Manifest.id.label("root"), Manifest.id.label("id"))
     .where(Manifest.id.in_(sa.bindparam("roots", expanding=True)))
@@ -93,7 +93,7 @@ def _of(pairs: Sequence[tuple[str, str]]) -> Any:
             Tag.manifest_digest,
             Manifest.id.label("manifest_id"),
             Manifest.kind,
-            _ANY_DAMAGED,
+            ANY_DAMAGED,
         )
         .select_from(asked)
         .join(Repository, Repository.name == asked.c.repository)

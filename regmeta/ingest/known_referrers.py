@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Final
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -12,12 +12,10 @@ from sqlalchemy.orm import aliased
 from regmeta.db import Database
 from regmeta.ingest.known import PAIRS_AT_ONCE
 from regmeta.ingest.reserve import chunks
-from regmeta.models import Blob, IndexMember, Manifest, Repository
+from regmeta.ingest.skip import ANY_DAMAGED
+from regmeta.models import IndexMember, Manifest, Repository
 from regmeta.models.base import DigestType, Name
 from regmeta.oci.digest import Digest
-
-# Written out: for a parameter SQLite does not use the index of damaged blobs, and reads all of them.
-_ANY_DAMAGED: Final = sa.exists().where(Blob.state == sa.literal("damaged", literal_execute=True))
 
 KnownReferrers = Mapping[tuple[str, Digest], Mapping[Digest, str | None]]
 """By repository and subject: the digests of what refers to it, and their artifact types."""
@@ -87,5 +85,5 @@ def _rows(connection: Connection, subjects: Sequence[tuple[str, Digest]]) -> Seq
     return connection.execute(
         sa.select(
             referring.c.repository, referring.c.subject, referring.c.digest, referring.c.artifact_type
-        ).where(~_ANY_DAMAGED, ~is_incomplete)
+        ).where(~ANY_DAMAGED, ~is_incomplete)
     ).all()

@@ -20,14 +20,14 @@ from regmeta.ingest.reserve import chunks
 from regmeta.models import Blob, IndexMember, Manifest, Repository, Tag
 from regmeta.oci.digest import Digest
 
-_ANY_DAMAGED: Final = sa.exists().where(Blob.state == "damaged")
+ANY_DAMAGED: Final = sa.exists().where(Blob.state == "damaged")
 _ANY_ABSENT: Final = sa.exists().where(
     IndexMember.absence.is_not(None),
     IndexMember.index_id == Manifest.id,
     Manifest.repository_id == Repository.id,
 )
 _TAGS: Final = (
-    sa.select(Tag.name, Tag.manifest_digest, _ANY_DAMAGED, _ANY_ABSENT)
+    sa.select(Tag.name, Tag.manifest_digest, ANY_DAMAGED, _ANY_ABSENT)
     .join(Repository, Repository.id == Tag.repository_id)
     .where(
         Repository.name == sa.bindparam("repository"),
@@ -91,7 +91,7 @@ def _descend() -> Any:
 
 _above = _climb()
 _REACHED: Final = (
-    sa.select(_above.c.root, _ANY_DAMAGED)
+    sa.select(_above.c.root, ANY_DAMAGED)
     .join(Tag, sa.and_(Tag.manifest_id == _above.c.id, Tag.ended_at.is_(None)))
     .distinct()
 )

@@ -45,6 +45,19 @@ def is_tag(text: str) -> bool:
     return _TAG.fullmatch(text) is not None
 
 
+def image_name(repository: str, reference: str) -> str:
+    """Return an image's name from its repository, whatever that is called, and a tag or a digest."""
+    return f"{repository}{'@' if ':' in reference else ':'}{reference}"
+
+
+def referrers_tag(digest: Digest) -> str:
+    """Return the tag of the list of referrers where a registry has no API for it.
+
+    See distribution-spec, "Referrers Tag Schema".
+    """
+    return f"{digest.algorithm[:32]}-{digest.hex[:64]}"
+
+
 @dataclass(frozen=True, slots=True)
 class Reference:
     """A repository, and a tag or a digest or neither in it."""

@@ -8,6 +8,7 @@ from typing import Literal
 from regmeta.errors import Error
 from regmeta.ingest.plan import ImageGroup
 from regmeta.oci.digest import Digest
+from regmeta.oci.names import image_name
 from regmeta.sync.records import ItemKey
 
 ALL_TAGS = "*"
@@ -36,8 +37,7 @@ class Item:
         return ItemKey(self.source, self.reference, self.destination)
 
     def __str__(self) -> str:
-        joint = "@" if ":" in self.reference else ":"
-        return f"{self.source}{joint}{self.reference}"
+        return image_name(self.source, self.reference)
 
 
 Verdict = Literal["unchanged", "left out", "failed", "wanted"]
@@ -48,7 +48,7 @@ class Look:
     """What a look at an image said: nothing is to be done, or this *group* is to be committed.
 
     *error* beside a group is what could not be had of what belongs to the image: the image goes in without.
-    Beside "left out" it is what to tell somebody who asked for just this image.
+    Beside "left out" it says why.
     """
 
     item: Item
@@ -56,5 +56,4 @@ class Look:
     upstream_digest: Digest | None = None
     digest: Digest | None = None
     group: ImageGroup | None = None
-    reason: str | None = None
     error: Error | None = None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import NoReturn
 
 from regmeta.db import Database
@@ -36,7 +35,7 @@ def is_kept(registry: LocalRegistry, database: Database, policy: Policy, name: s
         root = manifest.parse(content, digest)
         source = registry.local_first(Unread(nothing, name))
         request = ImageRequest(source, Descriptor(root.media_type, digest, len(content)), name)
-        wants = partial(platforms.wants, policy.platforms) if policy.platforms else None
+        wants = platforms.wants_of(policy.platforms)
         [outcome] = registry.commit_groups([ImageGroup(registry.copy_manifest(request, wants=wants))])
     except (InputError, IntegrityError):
         return False

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cache, partial
+from functools import cache
 
 from regmeta.db import Database
 from regmeta.errors import Error, NothingWanted, NotSigned, without_frames
@@ -160,7 +160,7 @@ class Looker:
         return self._planned(self._watched(unread), there, item, item.tag)
 
     def _left_out(self, item: Item, there: Descriptor, error: Error) -> Look:
-        return Look(item, "left out", there.digest, reason=str(error), error=without_frames(error))
+        return Look(item, "left out", there.digest, error=without_frames(error))
 
     def _here(self, item: Item, known: Known) -> KnownTag | None:
         """Return what is here under the tag, or of the digest, that was asked for."""
@@ -204,10 +204,9 @@ class Looker:
         return self._planned(self._watched(image), image.descriptor, item, tag)
 
     def _planned(self, source: Source, descriptor: Descriptor, item: Item, tag: str | None) -> PlannedImage:
-        wants = partial(platforms.wants, self._policy.platforms) if self._policy.platforms else None
         local_first = self._registry.local_first(source)
         request = ImageRequest(local_first, descriptor, item.repository, tag)
-        return self._registry.copy_manifest(request, wants=wants)
+        return self._registry.copy_manifest(request, wants=platforms.wants_of(self._policy.platforms))
 
     def _check_platform(self, item: Item, planned: PlannedImage) -> None:
         root = planned.manifests[-1]

@@ -48,12 +48,6 @@ def upstream_of(policy: Policy, local_repository: str) -> tuple[ContentRule, str
     return next(_origins(policy, local_repository), None)
 
 
-def displaced_by(policy: Policy, rule: ContentRule, upstream_repository: str) -> str | None:
-    """Return which other repository has the place that this one would go to; None if it goes there itself."""
-    found = upstream_of(policy, destination_of(rule, upstream_repository))
-    return None if found is None or found[1] == upstream_repository else found[1]
-
-
 def collision(policy: Policy) -> Collision | None:
     """Return two repositories that would go to one place, where an example shows it; None where none does.
 

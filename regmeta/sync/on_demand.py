@@ -32,7 +32,6 @@ from regmeta.sync.leased import is_kept
 from regmeta.sync.look import is_whole
 from regmeta.sync.mapping import upstream_of
 from regmeta.sync.pipeline import is_ours
-from regmeta.sync.policy import Policy
 from regmeta.sync.records import ItemOutcome, known_items
 from regmeta.sync.run import Mirror, sync_image
 from regmeta.sync.selection import select_tags
@@ -169,7 +168,8 @@ class OnDemand:
             is_here = outcome.outcome in ("copied", "unchanged") or outcome.is_here
             if is_here and outcome.digest is not None:
                 return OnDemandResult(outcome.digest, _status(outcome), mirror.policy.name)
-            raise _error_of(outcome, mirror.policy)
+            assert outcome.error is not None
+            raise outcome.error
         raise RemoteUnavailable(f"{item}: the sync was stopped")
 
 
@@ -182,8 +182,3 @@ def _weight(error: Error) -> int:
     if isinstance(error, NotFound | NothingWanted):
         return 2
     return 1 if isinstance(error, RemoteRefused | NotSigned) else 0
-
-
-def _error_of(outcome: ItemOutcome, policy: Policy) -> Error:
-    """Return the error that an outcome is."""
-    return outcome.error or NotFound(f"{policy.name}: {outcome.reason}")

@@ -51,16 +51,7 @@ class Outcomes:
 
     def fail(self, key: ItemKey, error: Error) -> None:
         """Take in that something failed before it was looked at."""
-        failed = ItemOutcome(
-            *key,
-            "failed",
-            self._policy.terms,
-            reason=str(error),
-            error_class=type(error).__name__,
-            retry_after_s=getattr(error, "retry_after_s", None),
-            error=error,
-        )
-        self.add([failed])
+        self.add([ItemOutcome.failed(key, self._policy.terms, error)])
 
     def forget(self, key: ItemKey, reason: str) -> None:
         """Note that a failure is none any more; it is not counted."""

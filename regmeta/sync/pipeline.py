@@ -261,7 +261,7 @@ class Pipeline:
             look.upstream_digest,
             look.digest,
             copied_bytes,
-            look.reason if error is None else f"{before}{error}",
+            None if error is None else f"{before}{error}",
             type(because).__name__ if outcome == "failed" else None,
             because.retry_after_s if isinstance(because, RemoteUnavailable) else None,
             error,

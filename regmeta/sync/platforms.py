@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Final
 
+from regmeta.ingest.read_image import Wants
 from regmeta.oci.conversion import REFERENCE_DIGEST
 from regmeta.oci.descriptor import Descriptor, Platform
 from regmeta.oci.manifest import Index
@@ -28,6 +30,11 @@ def wants(platforms: Sequence[str], index: Index, child: Descriptor) -> bool:
             _is_wanted(platforms, each.platform) for each in index.manifests if str(each.digest) == about
         )
     return _is_wanted(platforms, child.platform)
+
+
+def wants_of(platforms: Sequence[str]) -> Wants | None:
+    """Return :func:`wants` for *platforms*, as the reader of an image takes it; None where all is wanted."""
+    return partial(wants, platforms) if platforms else None
 
 
 def wants_image(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from regmeta.errors import Error, NotFound, without_frames
+from regmeta.errors import Error, NotFound
 from regmeta.ingest.tags import remove_tag
 from regmeta.ingest.unit_of_work import Writer
 from regmeta.sync.items import ALL_TAGS, Item
@@ -79,14 +79,7 @@ def _remove(writer: Writer, policy: Policy, key: ItemKey, item: KnownItem) -> It
     except Error as error:
         if is_ours(error):
             raise
-        return ItemOutcome(
-            *key,
-            "failed",
-            policy.terms,
-            reason=str(error),
-            error_class=type(error).__name__,
-            error=without_frames(error),
-        )
+        return ItemOutcome.failed(key, policy.terms, error)
     return _outcome(policy, key, item, "the upstream has it no more")
 
 

@@ -42,19 +42,11 @@ def cosign_tags(digest: Digest) -> tuple[str, str, str]:
     return (stem + SIGNATURE_SUFFIX, stem + ".att", stem + ".sbom")
 
 
-def referrers_tag(digest: Digest) -> str:
-    """Return the tag of the list of referrers where a registry has no API for it.
-
-    See distribution-spec, "Referrers Tag Schema".
-    """
-    return f"{digest.algorithm[:32]}-{digest.hex[:64]}"
-
-
 def is_cosign_tag(tag: str) -> bool:
     """Tell whether a tag is one that :func:`cosign_tags` returns for some image."""
     return _COSIGN_TAG.fullmatch(tag) is not None
 
 
 def is_referrers_tag(tag: str) -> bool:
-    """Tell whether a tag is one that :func:`referrers_tag` returns for some image."""
+    """Tell whether a tag is one that :func:`regmeta.oci.names.referrers_tag` returns for some image."""
     return _REFERRERS_TAG.fullmatch(tag) is not None

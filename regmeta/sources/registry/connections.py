@@ -141,30 +141,21 @@ class Connections:
             UsageError: the terms name certificates, or the environment a proxy, that cannot be used.
         """
         where = f"{place.name}{shown(without_query(target))}"
+        proxy = self._proxy_of(place)
         try:
-            if proxy := self._proxy_of(place):
-                answer = self._manager_of(proxy, place).urlopen(
-                    method,
-                    place.origin + target,
-                    body=body,
-                    headers=headers,
-                    redirect=False,
-                    retries=False,
-                    preload_content=False,
-                    decode_content=False,
-                )
-            else:
-                answer = self._pool_of(place, reach).urlopen(
-                    method,
-                    target,
-                    body=body,
-                    headers=headers,
-                    redirect=False,
-                    retries=False,
-                    assert_same_host=False,
-                    preload_content=False,
-                    decode_content=False,
-                )
+            # Through a proxy the target is the whole URL.
+            by = self._pool_of(place, reach) if proxy is None else self._manager_of(proxy, place)
+            answer = by.urlopen(
+                method,
+                target if proxy is None else place.origin + target,
+                body=body,
+                headers=headers,
+                redirect=False,
+                retries=False,
+                assert_same_host=False,
+                preload_content=False,
+                decode_content=False,
+            )
         except exceptions.SSLError as error:
             cause = error.args[0] if error.args else None
             if isinstance(cause, ssl.SSLCertVerificationError):

@@ -23,8 +23,6 @@ MAX_REFERRERS: Final = 100_000
 # None of these is a failure of the registry, and none says that there are no referrers.
 _NO_API: Final = frozenset({301, 302, 303, 307, 308, 400, 404, 405})
 _NO_SUCH_NAME: Final = frozenset({"NAME_UNKNOWN", "MANIFEST_UNKNOWN"})
-_ALGORITHM_LENGTH: Final = 32  # [characters] of the tag schema
-_HEX_LENGTH: Final = 64
 
 
 class _Api(Enum):
@@ -93,14 +91,10 @@ class Referrers:
         return list(found.values())
 
 
-def referrers_tag(digest: Digest) -> str:
-    """Return the tag that lists the referrers of a manifest where the API is missing."""
-    return f"{digest.algorithm[:_ALGORITHM_LENGTH]}-{digest.hex[:_HEX_LENGTH]}"
-
-
 def _by_tag(endpoint: Endpoint, repository: str, digest: Digest) -> list[Descriptor]:
-    found = get_manifest(endpoint, repository, referrers_tag(digest))
-    where = f"{endpoint.location}/{repository}:{referrers_tag(digest)}"
+    tag = names.referrers_tag(digest)
+    found = get_manifest(endpoint, repository, tag)
+    where = f"{endpoint.location}/{repository}:{tag}"
     if found.descriptor.media_type not in media_types.INDEXES:
         # Somebody's own tag of that name: "not a valid image index", which the specification says is none.
         raise NotFound(f"{where}: is {found.descriptor.media_type}, not an index")

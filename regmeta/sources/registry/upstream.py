@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 from regmeta.errors import InvalidSource, NotFound
+from regmeta.oci import names
 from regmeta.oci.descriptor import Descriptor
 from regmeta.oci.digest import Digest
 from regmeta.sources.registry import listing, manifests
@@ -83,7 +84,7 @@ class Upstream:
             DigestMismatch: its bytes have another digest than the one asked for, or than the registry says.
         """
         root = self._mirrors.first(lambda endpoint: manifests.get_manifest(endpoint, repository, reference))
-        location = f"{self.name}/{repository}{'@' if ':' in reference else ':'}{reference}"
+        location = names.image_name(f"{self.name}/{repository}", reference)
         return RemoteImage(self._mirrors, location, repository, reference, root)
 
     def referrers(self, repository: str, digest: Digest) -> Sequence[Descriptor]:

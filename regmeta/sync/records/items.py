@@ -22,10 +22,8 @@ from regmeta.sync.records.values import ItemKey, ItemOutcome, KnownItem, short
 KEYS_AT_ONCE: Final = 2_000  # [keys] asked for by one statement
 LONGEST_RETRY_AFTER: Final = timedelta(days=1)  # an upstream may ask for more; it does not get it
 
-_KNOWN: Final[Any] = sa.select(
-    SyncItem.source,
-    SyncItem.reference,
-    SyncItem.destination,
+_KEYS: Final[Any] = sa.select(SyncItem.source, SyncItem.reference, SyncItem.destination)
+_KNOWN: Final[Any] = _KEYS.add_columns(
     SyncItem.upstream_digest,
     SyncItem.digest,
     SyncItem.terms,
@@ -93,10 +91,8 @@ def known_items(
 def due_retries(database: Database, policy: str) -> list[ItemKey]:
     """Return the images whose next try is due now, those that wait longest first."""
     with database.read() as connection:
-        due = (
-            sa.select(SyncItem.source, SyncItem.reference, SyncItem.destination)
-            .where(SyncItem.policy == policy, SyncItem.next_try_at <= db.clock(connection))
-            .order_by(SyncItem.next_try_at, SyncItem.id)
+        due = _KEYS.where(SyncItem.policy == policy, SyncItem.next_try_at <= db.clock(connection)).order_by(
+            SyncItem.next_try_at, SyncItem.id
         )
         return [ItemKey(*row) for row in connection.execute(due)]
 
@@ -104,9 +100,7 @@ def due_retries(database: Database, policy: str) -> list[ItemKey]:
 def failing_items(database: Database, policy: str) -> list[ItemKey]:
     """Return the images of the policy whose last outcome is a failure."""
     with database.read() as connection:
-        failing = sa.select(SyncItem.source, SyncItem.reference, SyncItem.destination).where(
-            SyncItem.policy == policy, SyncItem.next_try_at.is_not(None)
-        )
+        failing = _KEYS.where(SyncItem.policy == policy, SyncItem.next_try_at.is_not(None))
         return [ItemKey(*row) for row in connection.execute(failing)]
 
 

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Final, Literal, NamedTuple
 from uuid import UUID
 
-from regmeta.errors import Error
+from regmeta.errors import Error, RemoteUnavailable, without_frames
 from regmeta.oci.digest import Digest
 
 LONGEST_TEXT: Final = 500  # [characters] of an error that is kept
@@ -44,6 +44,19 @@ class ItemOutcome:
     is_here: bool = field(
         default=False, compare=False
     )  # the image of a failure: only what goes with it failed
+
+    @classmethod
+    def failed(cls, key: ItemKey, terms: str, error: Error) -> ItemOutcome:
+        """Return the failure that *error* is, of an image of which nothing else is known."""
+        return cls(
+            *key,
+            "failed",
+            terms,
+            reason=str(error),
+            error_class=type(error).__name__,
+            retry_after_s=error.retry_after_s if isinstance(error, RemoteUnavailable) else None,
+            error=without_frames(error),
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ import sqlalchemy as sa
 
 from regmeta.app import Writing
 from regmeta.oci.digest import Digest
-from regmeta.sync.signatures import referrers_tag
+from regmeta.oci.names import referrers_tag
 from tests.builders import Json, LayoutBuilder, digest_of, dumps
 from tests.support.mirroring import bring, fetched, noted, outcome_of, sync, tags_of
 from tests.support.registries.bad_registry import BadRegistry

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from regmeta.app import Writing
-from regmeta.sync.signatures import referrers_tag
+from regmeta.oci.names import referrers_tag
 from tests.builders import Json, LayoutBuilder, digest_of
 from tests.support.mirroring import bring, fetched, noted, outcome_of, sync
 from tests.support.registries.bad_registry import BadRegistry

@@ -11,8 +11,8 @@ from regmeta.errors import DigestMismatch, InvalidSource, RemoteRefused, RemoteU
 from regmeta.oci import media_types
 from regmeta.oci.digest import Digest
 from regmeta.oci.manifest import MAX_MANIFEST_BYTES
+from regmeta.oci.names import referrers_tag
 from regmeta.sources.registry import referrers
-from regmeta.sources.registry.referrers import referrers_tag
 from regmeta.sources.registry.upstream import Upstream
 from tests.builders import Json, LayoutBuilder, digest_of, dumps, parsed
 from tests.support.registries.bad_registry import BadRegistry

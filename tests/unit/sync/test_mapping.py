@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from regmeta.errors import InvalidName
-from regmeta.sync.mapping import collision, destination_of, displaced_by, upstream_of
+from regmeta.sync.mapping import collision, destination_of, upstream_of
 from regmeta.sync.policy import ContentRule, Policy
 from regmeta.sync.selection import rule_of
 
@@ -80,7 +80,6 @@ def test_way_back_leads_to_the_repository_or_to_another_that_goes_to_the_same_pl
     assert back is not None
     assert rule_of(of, back[1]) is back[0]
     assert destination_of(*back) == local
-    assert displaced_by(of, rule, name) == (None if back[1] == name else back[1])
 
 
 @given(RULES, NAMES)
@@ -113,7 +112,6 @@ def test_two_repositories_of_one_place_are_seen(rules: list[tuple[str, str, bool
     loser = rule_of(of, found.loses)
     assert loser is not None
     assert destination_of(loser, found.loses) == local
-    assert displaced_by(of, loser, found.loses) == found.wins
 
 
 def test_rules_that_share_a_destination_but_no_place_are_let_pass() -> None:
