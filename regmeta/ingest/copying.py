@@ -16,6 +16,7 @@ from regmeta.errors import (
     RemoteUnavailable,
     StoreUnavailable,
     UnsafeRemote,
+    without_frames,
 )
 from regmeta.ingest.plan import PlannedImage, Progress
 from regmeta.ingest.unit_of_work import UnitOfWork
@@ -64,7 +65,7 @@ class Copier:
                 try:
                     self._copy_from(holders[digest], digest, wanted[digest])
                 except BAD_IMAGE as error:
-                    bad[digest] = error
+                    bad[digest] = without_frames(error)
 
         for group in _groups(wanted):
             jobs.append(lambda group=group: copy_all(group))  # type: ignore[misc]

@@ -31,8 +31,7 @@ from tests.support.bad_input import (
     state,
 )
 
-# 200 MiB, and 4 % for what a process with PostgreSQL's driver takes before it reads anything (80 MiB).
-MAX_PEAK_BYTES = 208 * 2**20  # [bytes]
+MAX_PEAK_BYTES = 200 * 2**20  # [bytes]
 MORE_BYTES = 320 * 2**20  # [bytes] where more comes together than a row of the catalogue says
 ENTRIES = 100_000
 

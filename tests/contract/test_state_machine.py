@@ -504,5 +504,4 @@ def test_what_is_there_is_what_a_dict_says_in_many_sequences(machine: type[Machi
     run(machine, 200, 40)
     deaths = machine.deaths
     print({what: deaths.count(what) for what in sorted(set(deaths))})
-    assert {"push", "collect", "recover"} <= set(deaths)
-    assert deaths.count("retag") + deaths.count("untag") > 0  # rare: chance may draw one kind only
+    assert {"push", "retag", "untag", "collect", "recover"} <= set(deaths)
