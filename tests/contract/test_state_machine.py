@@ -198,6 +198,7 @@ class Fuse:
 repositories = st.sampled_from(REPOSITORIES)
 names = st.sampled_from(TAGS)
 images = st.sampled_from(IMAGES)
+numbers = st.integers(0, 4)  # 0: whatever was drawn; else one that is there
 
 
 class Machine(RuleBasedStateMachine):
@@ -245,8 +246,11 @@ class Machine(RuleBasedStateMachine):
         if self._run("push", body, {} if tag is None else {(repository, tag): root}):
             self._damaged -= blobs_of(root)
 
-    @rule(image=images, repository=repositories, tag=names)
-    def retag(self, image: Json, repository: str, tag: str) -> None:
+    @rule(image=images, repository=repositories, tag=names, number=numbers)
+    def retag(self, image: Json, repository: str, tag: str, number: int) -> None:
+        if self._model and number:  # else most of them would find nothing to do
+            key = self._live(number)
+            repository, image = key[0], next(each for each in IMAGES if each["digest"] == self._model[key])
         root = image["digest"]
         held = {
             digest
@@ -266,8 +270,11 @@ class Machine(RuleBasedStateMachine):
 
         self._run("retag", body, {(repository, tag): root})
 
-    @rule(repository=repositories, tag=names)
-    def untag(self, repository: str, tag: str) -> None:
+    @rule(repository=repositories, tag=names, number=numbers)
+    def untag(self, repository: str, tag: str, number: int) -> None:
+        if self._model and number:
+            repository, tag = self._live(number)
+
         def body() -> bool:
             try:
                 remove_tag(self._process.writer, repository, tag)
@@ -278,6 +285,17 @@ class Machine(RuleBasedStateMachine):
             return True
 
         self._run("untag", body, {(repository, tag): None})
+
+    @precondition(lambda self: self._model)
+    @rule(number=numbers, after=st.integers(1, 6))
+    def die_in_untag(self, number: int, after: int) -> None:
+        """It is over in so few steps that a crash which is drawn for later seldom meets it."""
+        self.fuse.left, self._second = after, None
+        self.untag(*self._live(number), 0)
+
+    def _live(self, number: int) -> Key:
+        """Return one of the live tags."""
+        return sorted(self._model)[number % len(self._model)]
 
     @rule()
     def collect(self) -> None:
@@ -355,7 +373,7 @@ class Machine(RuleBasedStateMachine):
             image = next(image for image in IMAGES if image["digest"] == self._model[key])
             self.push(image, *key)
 
-    @rule(after=st.integers(1, 60), again=st.none() | st.integers(1, 15))
+    @rule(after=st.integers(1, 8) | st.integers(1, 60), again=st.none() | st.integers(1, 15))
     def crash_later(self, after: int, again: int | None) -> None:
         """Let the process die so many steps later, and perhaps the one that recovers as well."""
         self.fuse.left, self._second = after, again
