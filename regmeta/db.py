@@ -29,7 +29,7 @@ from regmeta import errors
 from regmeta.failpoints import reach
 from regmeta.models.base import DatabaseClock, UtcTime
 
-SCHEMA_HEAD: Final = "0004"
+SCHEMA_HEAD: Final = "0005"
 """The revision that this release works with; a test holds it against ``migrations/``."""
 
 _log = logging.getLogger(__name__)

@@ -22,6 +22,8 @@ class Options:
 
 
 Json = Annotated[bool, typer.Option("--json", help="Write JSON to stdout.")]
+Csv = Annotated[bool, typer.Option("--csv", help="Write CSV to stdout: all columns, sizes in bytes.")]
+Wide = Annotated[bool, typer.Option("--wide", help="Show more columns.")]
 Limit = Annotated[int, typer.Option(min=1, max=1_000_000, help="How many rows at most.")]
 
 

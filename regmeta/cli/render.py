@@ -28,28 +28,29 @@ def json(value: Any) -> None:
     """Write *value* to stdout as JSON: digests and ids as text, times in UTC, sizes in bytes."""
     from json import dumps
 
-    typer.echo(dumps(_plain(value), indent=2, ensure_ascii=False))
+    typer.echo(dumps(plain(value), indent=2, ensure_ascii=False))
 
 
 def json_line(value: Any) -> None:
     """Write *value* as one line of JSON, at once: for who reads one after the other."""
     from json import dumps
 
-    typer.echo(dumps(_plain(value), ensure_ascii=False))
+    typer.echo(dumps(plain(value), ensure_ascii=False))
     sys.stdout.flush()
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Return a value as JSON has it: digests and ids as text, times in UTC."""
     if isinstance(value, (Digest, UUID)):
         return str(value)
     if isinstance(value, datetime):
         return value.isoformat().replace("+00:00", "Z")
     if is_dataclass(value):
-        return {field.name: _plain(getattr(value, field.name)) for field in fields_of(value)}
+        return {field.name: plain(getattr(value, field.name)) for field in fields_of(value)}
     if isinstance(value, Mapping):
-        return {name: _plain(item) for name, item in value.items()}
+        return {name: plain(item) for name, item in value.items()}
     if isinstance(value, (tuple, list)):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     return value
 
 

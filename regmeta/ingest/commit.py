@@ -19,7 +19,7 @@ from sqlalchemy.engine import Connection
 
 from regmeta import db
 from regmeta.errors import LostReservation
-from regmeta.ingest import rows
+from regmeta.ingest import rows, searchable
 from regmeta.ingest.adopt import check_unnamed, lock_adoption
 from regmeta.ingest.immutable import TagTerms
 from regmeta.ingest.plan import CommitResult, Lifetimes, PlannedImage, PlannedManifest, TagChange
@@ -75,6 +75,7 @@ class _Context:
     new_blobs: int = 0
     new_manifests: int = 0
     tags_changed: list[TagChange] = field(default_factory=list)
+    labels: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def now(self) -> datetime:
@@ -103,6 +104,9 @@ def commit(connection: Connection, plan: CommitPlan) -> CommitResult:
     _blobs(context)
     for name, repository_id in sorted(ids.items(), key=lambda item: item[1]):
         _repository(context, repository_id, name, by_repository[name])
+    # Another transaction with the same texts waits for the end of this one: so all at once, and last.
+    searchable.add_tags(connection, [tag.tag for tag in context.tags_changed])
+    searchable.add_labels(connection, context.labels)
     result = CommitResult(
         tuple(sorted((number, name) for name, number in ids.items())),
         context.new_manifests,
@@ -371,13 +375,15 @@ def _edges(
 ) -> None:
     absent = {digest: "sparse" for image in images for digest in image.absent}
     absent |= {digest: "policy" for image in images for digest in image.unwanted}
+    labels = rows.labels(new, ids)
     for model, values in (
         (ManifestBlob, rows.blob_edges(new, ids, context.blob_ids)),
         (IndexMember, rows.index_members(new, ids, context.blob_ids, absent)),
-        (Label, rows.labels(new, ids)),
+        (Label, labels),
     ):
         if values:
             context.connection.execute(sa.insert(model), values)
+    context.labels += labels
 
 
 def _keep(context: _Context, manifest_ids: Sequence[int]) -> None:

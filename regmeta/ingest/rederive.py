@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from regmeta.errors import NotFound
-from regmeta.ingest import rows
+from regmeta.ingest import rows, searchable
 from regmeta.ingest.plan import Lifetimes, PlannedManifest
 from regmeta.ingest.reserve import chunks
 from regmeta.ingest.statements import Change, insert_ignoring, queue_manifests
@@ -85,13 +85,15 @@ def rederive(
     connection.execute(sa.update(Manifest).where(Manifest.id == manifest_id).values(derived))
     for delete in _EDGES:
         connection.execute(delete, {"of": manifest_id})
+    labels = rows.labels([planned], manifest_ids)
     for model, edges in (
         (ManifestBlob, rows.blob_edges([planned], manifest_ids, blob_ids)),
         (IndexMember, rows.index_members([planned], manifest_ids, blob_ids, absent)),
-        (Label, rows.labels([planned], manifest_ids)),
+        (Label, labels),
     ):
         if edges:
             connection.execute(sa.insert(model), edges)
+    searchable.add_labels(connection, labels)
     connection.execute(
         insert_ignoring(connection, RepositoryBlob, "repository_id", "blob_id"),
         [

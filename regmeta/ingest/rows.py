@@ -9,6 +9,7 @@ from typing import Any, Final
 from regmeta.ingest.plan import PlannedManifest
 from regmeta.oci import media_types
 from regmeta.oci.digest import Digest
+from regmeta.oci.folding import text_key, text_of
 from regmeta.oci.manifest import Index, Manifest, may_be_manifest
 
 Row = dict[str, Any]
@@ -31,6 +32,7 @@ def manifest(
     """Return the row of a manifest or an index."""
     document, config = planned.document, planned.config
     image = document if isinstance(document, Manifest) else None
+    chain = _chain(image, config.diff_ids) if image else []
     return {
         "repository_id": repository_id,
         "digest": document.digest,
@@ -48,6 +50,7 @@ def manifest(
         "image_created_at": config.created_at,
         "layer_count": len(image.layers) if image else None,
         "total_size_bytes": sum(blob.size_bytes for blob in image.blobs) if image else None,
+        "chain_digest": chain[-1] if chain else None,
         "pushed_at": now,
         "pushed_by": actor,
         "lease_until": lease_until,
@@ -127,12 +130,14 @@ def labels(manifests: Iterable[PlannedManifest], ids: Mapping[Digest, int]) -> l
         for origin, pairs in found:
             for name, value in list(pairs.items())[:MAX_LABELS]:
                 if len(name) <= MAX_LABEL_NAME and "\0" not in name:
+                    kept = _said(value[:MAX_LABEL_VALUE])
                     result.append(
                         {
                             "manifest_id": ids[planned.document.digest],
                             "origin": origin,
                             "name": name,
-                            "value": _text(value[:MAX_LABEL_VALUE]),
+                            "value": kept,
+                            "text_key": text_key(text_of(kept)),
                         }
                     )
     return result
@@ -154,5 +159,9 @@ def _chain(document: Manifest, diff_ids: Sequence[Digest]) -> list[Digest]:
 
 
 def _text(value: str | None) -> str | None:
+    return None if value is None else _said(value)
+
+
+def _said(value: str) -> str:
     # NUL is legal JSON and not legal in a PostgreSQL text.
-    return value if value is None or "\0" not in value else value.replace("\0", "\ufffd")
+    return value.replace("\0", "\ufffd")

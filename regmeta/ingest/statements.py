@@ -14,6 +14,7 @@ from sqlalchemy.engine import Connection
 
 from regmeta import db
 from regmeta.errors import NotFound, RepositoryNotActive
+from regmeta.ingest import searchable
 from regmeta.ingest.plan import CommitResult
 from regmeta.ingest.reserve import chunks
 from regmeta.models import Base, DatabaseClock, Event, GcTask, Ingest, LayoutOutbox, Repository
@@ -117,7 +118,11 @@ def lock_repositories(connection: Connection, names: Collection[str]) -> tuple[d
     """
     if names:
         insert = insert_ignoring(connection, Repository, "name").values(created_at=_NOW, updated_at=_NOW)
-        connection.execute(insert, [{"name": name} for name in sorted(names)])
+        made: Any = connection.execute(
+            insert.returning(Repository.id, Repository.name),
+            [{"name": name, "leaf": name.rpartition("/")[2]} for name in sorted(names)],
+        )
+        searchable.add_repositories(connection, dict(made.all()))
     ids: dict[str, int] = {}
     for some in chunks(sorted(names)):
         ids.update(connection.execute(_REPOSITORY_IDS, {"names": some}).all())

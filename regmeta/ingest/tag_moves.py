@@ -55,6 +55,8 @@ def move_tags(
 ) -> list[TagChange]:
     """Point tags at manifests; a tag that points there already is left as it is. Returns what changed.
 
+    The caller lets the names be found, last of all (``ingest.searchable``).
+
     Raises:
         ImmutableTag: names those that may not be moved; nothing has happened.
     """

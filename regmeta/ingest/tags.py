@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from regmeta.errors import NotFound
+from regmeta.ingest import searchable
 from regmeta.ingest.one_change import change_repository
 from regmeta.ingest.plan import CommitResult, TagChange
 from regmeta.ingest.statements import Change, LockedRepository
@@ -45,7 +46,9 @@ def set_tag(writer: Writer, repository: str, tag: str, digest: Digest) -> Commit
         found = connection.execute(_MANIFEST_ID, {"repository": of[0], "of": digest}).scalar()
         if found is None:
             raise NotFound(f"{repository}@{digest}: no such manifest")
-        return move_tags(connection, change, of, {tag: digest}, {digest: found}, writer.tag_terms)
+        changes = move_tags(connection, change, of, {tag: digest}, {digest: found}, writer.tag_terms)
+        searchable.add_tags(connection, [item.tag for item in changes])
+        return changes
 
     return change_tags(writer, repository, f"tag {repository}:{tag}", move)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Final
 
 from alembic import command
@@ -11,6 +12,7 @@ from alembic.script import ScriptDirectory
 from regmeta.db import Database
 from regmeta.errors import SchemaMismatch, UsageError
 
+_FULL_TEXT: Final = re.compile("_fts(_data|_idx|_docsize|_config)?$")
 HEAD: Final = "head"
 BASE: Final = "base"
 
@@ -63,8 +65,15 @@ def differences(database: Database) -> list[str]:
     from regmeta.models import Base
 
     with database.read() as connection:
-        context = MigrationContext.configure(connection)
+        context = MigrationContext.configure(connection, opts={"include_object": _is_described})
         return [str(difference) for difference in compare_metadata(context, Base.metadata)]
+
+
+def _is_described(_: object, name: str | None, kind: str, reflected: bool, __: object) -> bool:
+    """Leave out full-text indexes: tables on SQLite, and indexes of PostgreSQL alone."""
+    if kind == "table" and reflected:
+        return _FULL_TEXT.search(name or "") is None
+    return kind != "index" or not (name or "").endswith("_trigrams")
 
 
 def _check_revision(migrations: str, revision: str) -> None:

@@ -1,7 +1,10 @@
 """Rows: tables and constraints, nothing else. What a row means is written beside its columns.
 
 ``content``    repositories, blobs, manifests and indexes, and the edges between them
-``tags``       tags as intervals, labels, pulls, the feed of events
+``tags``       tags as intervals, labels, the feed of events
+``statistics`` pulls, stars and bookmarks, and the room that repositories took
+``search``     each text that is searched once, and its trigrams
+``views``      what analysts query: stable names over the tables
 ``machinery``  what keeps rows and objects in step: intents, tombstones, outbox, queue, identity
 ``sync``       what is brought from other registries: runs, and the state of each image
 
@@ -28,14 +31,19 @@ from regmeta.models.machinery import (
     StoreIdentity,
     Tombstone,
 )
+from regmeta.models.search import LabelText, TagName
+from regmeta.models.statistics import Favorite, PullStatistic, UsageSample
 from regmeta.models.sync import SyncItem, SyncRun
-from regmeta.models.tags import Event, Label, PullStatistic, Tag, TagLock
+from regmeta.models.tags import Event, Label, Tag, TagLock
+from regmeta.models.views import VIEWS
 
 __all__ = [
+    "VIEWS",
     "Base",
     "Blob",
     "DatabaseClock",
     "Event",
+    "Favorite",
     "GcTask",
     "ImageManifest",
     "IndexManifest",
@@ -43,6 +51,7 @@ __all__ = [
     "Ingest",
     "Intent",
     "Label",
+    "LabelText",
     "LayoutOutbox",
     "Manifest",
     "ManifestBlob",
@@ -54,5 +63,7 @@ __all__ = [
     "SyncRun",
     "Tag",
     "TagLock",
+    "TagName",
     "Tombstone",
+    "UsageSample",
 ]

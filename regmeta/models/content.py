@@ -23,7 +23,8 @@ class Repository(Base):
 
     ``revision`` grows by one with each transaction that changes the repository; the UPDATE that does
     it is the repository's lock. ``deleted_at`` is when it went from *active* to *deleted*: until the purge
-    begins it can be brought back with the tags that it had then.
+    begins it can be brought back with the tags that it had then. ``leaf`` is the last component of the name,
+    which people search for.
     """
 
     __tablename__ = "repositories"
@@ -31,11 +32,14 @@ class Repository(Base):
         UniqueConstraint("name"),
         CheckConstraint("state IN ('active', 'deleted', 'purging')", name="state"),
         CheckConstraint("revision >= 0", name="revision"),
+        Index(None, "leaf", "name"),
+        Index(None, "updated_at", "id"),
         NEVER_REUSED,
     )
 
     id: Mapped[IdColumn]
     name: Mapped[NameColumn]
+    leaf: Mapped[NameColumn] = mapped_column(server_default="")
     state: Mapped[str] = mapped_column(server_default="active")
     revision: Mapped[int] = mapped_column(sa.BigInteger(), server_default="0")
     created_at: Mapped[TimeColumn]
@@ -63,6 +67,7 @@ class Blob(Base):
             sqlite_where=sa.text("state = 'damaged'"),
             postgresql_where=sa.text("state = 'damaged'"),
         ),
+        Index(None, "size_bytes", "id"),
         NEVER_REUSED,
     )
 
@@ -92,7 +97,8 @@ class Manifest(Base):
     ``content`` holds the bytes as they came; the same bytes are also an object, named by ``blob_id``.
     ``subject_digest`` is a digest and not an id: the subject may not exist yet (distribution-spec,
     "Pushing Manifests with Subject"). ``total_size_bytes`` counts what an image manifest names, and is
-    unknown for an index. A field that its configuration does not say is NULL.
+    unknown for an index. A field that its configuration does not say is NULL. ``chain_digest`` names all its
+    layers, as that of its last layer in ``manifest_blobs`` does; NULL without layers.
 
     With ``deleted_at`` somebody deleted it by its digest: no reader finds it, no live tag names it and no
     index that can be read lists it. It can be brought back until it is collected, after the history window.
@@ -112,6 +118,16 @@ class Manifest(Base):
             "artifact_type",
             sqlite_where=sa.text("subject_digest IS NOT NULL"),
             postgresql_where=sa.text("subject_digest IS NOT NULL"),
+        ),
+        Index(None, "pushed_at", "id"),
+        Index(None, "repository_id", "pushed_at", "id"),
+        Index(None, "artifact_type", "id"),
+        Index(
+            None,
+            "chain_digest",
+            "id",
+            sqlite_where=sa.text("chain_digest IS NOT NULL"),
+            postgresql_where=sa.text("chain_digest IS NOT NULL"),
         ),
         NEVER_REUSED,
     )
@@ -134,6 +150,7 @@ class Manifest(Base):
     image_created_at: Mapped[TimeColumn | None]
     layer_count: Mapped[int | None] = mapped_column(sa.Integer())
     total_size_bytes: Mapped[BytesCount | None]
+    chain_digest: Mapped[DigestColumn | None]
     pushed_at: Mapped[TimeColumn]
     pushed_by: Mapped[str]
     lease_until: Mapped[TimeColumn]

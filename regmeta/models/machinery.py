@@ -130,7 +130,8 @@ class StoreIdentity(Base):
 
     ``hold_reason`` says why nothing may be collected now: after a restore or a rebuild, until the registry
     was verified. NULL is no hold. Until ``paused_until`` no collector deletes anything, since the store gave
-    errors (``pause_reason``); ``pauses`` counts such pauses without a success between them.
+    errors (``pause_reason``); ``pauses`` counts such pauses without a success between them. Events up to
+    ``feed_pruned_transaction`` and ``feed_pruned_id``, in the feed's order, were deleted.
     """
 
     __tablename__ = "store_identity"
@@ -145,3 +146,5 @@ class StoreIdentity(Base):
     paused_until: Mapped[TimeColumn | None]
     pause_reason: Mapped[str | None]
     pauses: Mapped[int] = mapped_column(sa.Integer(), server_default="0")
+    feed_pruned_transaction: Mapped[int] = mapped_column(sa.BigInteger(), server_default="0")
+    feed_pruned_id: Mapped[int] = mapped_column(sa.BigInteger(), server_default="0")

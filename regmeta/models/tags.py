@@ -1,4 +1,4 @@
-"""Names and what is told of images: tags, labels, pulls, and the feed of changes."""
+"""Names and what is told of images: tags, labels, and the feed of changes."""
 
 from __future__ import annotations
 
@@ -41,6 +41,21 @@ class Tag(Base):
         Index(None, "repository_id", "name", "started_at"),
         Index(None, "manifest_id", "ended_at"),
         Index(
+            "ix_tags_live_name",
+            "name",
+            "repository_id",
+            sqlite_where=sa.text("ended_at IS NULL"),
+            postgresql_where=sa.text("ended_at IS NULL"),
+        ),
+        Index(
+            "ix_tags_live_started",
+            "repository_id",
+            "started_at",
+            "name",
+            sqlite_where=sa.text("ended_at IS NULL"),
+            postgresql_where=sa.text("ended_at IS NULL"),
+        ),
+        Index(
             "ix_tags_ended",
             "ended_at",
             sqlite_where=sa.text("ended_at IS NOT NULL"),
@@ -81,13 +96,15 @@ class TagLock(Base):
 class Label(Base):
     """One annotation of a manifest, or one label of its configuration, for search.
 
-    Derived from the bytes: long values are cut and at most a few hundred are kept a manifest.
+    Derived from the bytes: long values are cut and at most a few hundred are kept a manifest. ``text_key`` is
+    the id in ``label_texts`` of what the value says without regard to case.
     """
 
     __tablename__ = "labels"
     __table_args__ = (
         CheckConstraint("origin IN ('annotation', 'config')", name="origin"),
         Index(None, "name", "manifest_id"),
+        Index(None, "text_key", "manifest_id"),
         CLUSTERED,
     )
 
@@ -95,6 +112,7 @@ class Label(Base):
     origin: Mapped[str] = mapped_column(primary_key=True)
     name: Mapped[NameColumn] = mapped_column(primary_key=True)
     value: Mapped[str]
+    text_key: Mapped[int | None] = mapped_column(sa.BigInteger())
 
 
 class Event(Base):
@@ -108,6 +126,13 @@ class Event(Base):
     __table_args__ = (
         Index(None, "repository_id", "id"),
         Index(None, "occurred_at"),
+        Index(
+            None,
+            "transaction_id",
+            "id",
+            sqlite_where=sa.text("transaction_id IS NOT NULL"),
+            postgresql_where=sa.text("transaction_id IS NOT NULL"),
+        ),
         NEVER_REUSED,
     )
 
@@ -121,20 +146,3 @@ class Event(Base):
     previous_digest: Mapped[DigestColumn | None]
     actor: Mapped[str]
     ingest_id: Mapped[UuidColumn | None]
-
-
-class PullStatistic(Base):
-    """How often something was pulled on one day; counted in batches, never on tag or manifest rows.
-
-    ``tag`` is the empty string for a pull by digest; ``day`` counts days since 1970-01-01 UTC.
-    """
-
-    __tablename__ = "pull_stats"
-    __table_args__ = (CheckConstraint("pulls > 0", name="pulls"), CLUSTERED)
-
-    repository_id: Mapped[int] = mapped_column(ForeignKey("repositories.id"), primary_key=True)
-    digest: Mapped[DigestColumn] = mapped_column(primary_key=True)
-    tag: Mapped[NameColumn] = mapped_column(primary_key=True)
-    day: Mapped[int] = mapped_column(sa.Integer(), primary_key=True)
-    pulls: Mapped[int] = mapped_column(sa.BigInteger())
-    last_pulled_at: Mapped[TimeColumn]

@@ -5,10 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
+from typing import Generic, Literal, TypeVar
 from uuid import UUID
 
 from regmeta.oci.digest import Digest
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[T]):
+    """One page of a list. ``next`` is the cursor of the page behind it, None at the end.
+
+    ``total`` is how many there are on all pages at the moment of this one, None if nobody asked.
+    """
+
+    items: tuple[T, ...]
+    next: str | None
+    total: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

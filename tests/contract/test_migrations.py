@@ -26,7 +26,8 @@ REVISIONS = [revision for revision, _ in reversed(schema.history(FOLDER))]  # ol
 
 def tables(database: Database) -> set[str]:
     with database.read() as connection:
-        return set(sa.inspect(connection).get_table_names())
+        found = sa.inspect(connection).get_table_names()
+    return {name for name in found if not name.endswith("_fts") and not ddl.is_shadow(name)}
 
 
 def fill(database: Database) -> None:

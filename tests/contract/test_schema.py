@@ -59,10 +59,16 @@ POSTGRESQL_CHANGES = {
         "ALTER TABLE tags ADD CONSTRAINT ck_tags_interval CHECK (ended_at >= started_at)",
     ),
     "missing check": ("ALTER TABLE tags DROP CONSTRAINT ck_tags_live",),
-    "collation": ('ALTER TABLE tags ALTER COLUMN name TYPE varchar COLLATE "POSIX"',),
+    "collation": (
+        "DROP VIEW v_tags, v_tag_history",
+        'ALTER TABLE tags ALTER COLUMN name TYPE varchar COLLATE "POSIX"',
+    ),
     "default": ("ALTER TABLE blobs ALTER COLUMN state DROP DEFAULT",),
     "null": ("ALTER TABLE blobs ALTER COLUMN key DROP NOT NULL",),
-    "type": ("ALTER TABLE blobs ALTER COLUMN size_bytes TYPE integer",),
+    "type": (
+        "DROP VIEW v_blobs, v_layers, v_usage",
+        "ALTER TABLE blobs ALTER COLUMN size_bytes TYPE integer",
+    ),
     "foreign key": (
         "ALTER TABLE tags DROP CONSTRAINT fk_tags_manifest_id",
         "ALTER TABLE tags ADD CONSTRAINT fk_tags_manifest_id FOREIGN KEY (manifest_id)"
@@ -102,9 +108,9 @@ def test_comparison_notices_another_on_sqlite(database: Database, empty: Databas
     old, new = SQLITE_REWRITES[name]
     with database.read() as connection:
         found = connection.exec_driver_sql(
-            "SELECT sql FROM sqlite_master WHERE sql IS NOT NULL ORDER BY rowid"
+            "SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL ORDER BY rowid"
         )
-        statements = [sql for (sql,) in found if "sqlite_sequence" not in sql]
+        statements = [sql for name, sql in found if "sqlite_sequence" not in sql and not ddl.is_shadow(name)]
     assert any(old in sql for sql in statements)
     for sql in statements:
         change(empty, sql.replace(old, new))

@@ -48,9 +48,16 @@ def _sqlite(connection: Connection) -> Schema:
     )
     result: Schema = {}
     for kind, name, table, sql in rows:
-        if table != VERSION_TABLE:
-            result[name] = [f"{kind} of {table}", *_parts(sql)] if kind == "table" else [_flat(sql)]
+        if table == VERSION_TABLE or is_shadow(name):
+            continue
+        has_parts = kind == "table" and "VIRTUAL" not in sql
+        result[name] = [f"{kind} of {table}", *_parts(sql)] if has_parts else [_flat(sql)]
     return result
+
+
+def is_shadow(name: str) -> bool:
+    """Tell whether a table is one in which SQLite keeps a full-text index."""
+    return re.search(r"_fts_(data|idx|docsize|config)$", name) is not None
 
 
 def _parts(sql: str) -> list[str]:

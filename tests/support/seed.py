@@ -11,6 +11,7 @@ from sqlalchemy.engine import Connection
 
 from regmeta.models import Base
 from regmeta.oci.digest import Digest
+from regmeta.oci.folding import text_key
 from regmeta.store import new_key
 
 NOW = datetime(2024, 5, 6, 7, 8, 9, 123456, UTC)
@@ -18,6 +19,7 @@ LATER = NOW + timedelta(hours=1)
 LAYER, CONFIG = Digest.of(b"layer"), Digest.of(b"config")
 IMAGE, INDEX = Digest.of(b"image"), Digest.of(b"index", "sha512")
 ABSENT = Digest.of(b"absent")
+TEXT = "\u00e4"
 BYTES = {LAYER: 5, CONFIG: 6, IMAGE: 5, INDEX: 5}
 
 Row = dict[str, Any]
@@ -71,7 +73,13 @@ def tag(number: int, name: str, **others: Any) -> Row:
 
 def repository(number: int, name: str) -> Row:
     """Return a row of ``repositories``."""
-    return {"id": number, "name": name, "created_at": NOW, "updated_at": NOW}
+    return {
+        "id": number,
+        "name": name,
+        "leaf": name.rpartition("/")[2],
+        "created_at": NOW,
+        "updated_at": NOW,
+    }
 
 
 def rows() -> dict[str, list[Row]]:
@@ -106,7 +114,14 @@ def rows() -> dict[str, list[Row]]:
         ],
         "manifests": [
             manifest(
-                1, IMAGE, "image", subject_digest=ABSENT, os="linux", image_created_at=NOW, layer_count=2
+                1,
+                IMAGE,
+                "image",
+                subject_digest=ABSENT,
+                os="linux",
+                image_created_at=NOW,
+                layer_count=2,
+                chain_digest=ABSENT,
             ),
             manifest(2, INDEX, "index"),
         ],
@@ -126,8 +141,33 @@ def rows() -> dict[str, list[Row]]:
             tag(3, "gone", manifest_id=None, ended_at=LATER, ended_by="seed"),
         ],
         "labels": [
-            {"manifest_id": 1, "origin": origin, "name": "team", "value": "\u00e4"}
+            {
+                "manifest_id": 1,
+                "origin": origin,
+                "name": "team",
+                "value": "\u00c4",
+                "text_key": text_key(TEXT),
+            }
             for origin in ("annotation", "config")
+        ],
+        "label_texts": [{"id": text_key(TEXT), "folded": TEXT}],
+        "tag_names": [{"name": name, "folded": name.lower()} for name in ("v1", "gone")],
+        "favorites": [
+            {"user_name": "seed", "kind": kind, "repository_id": 1, "created_at": NOW}
+            for kind in ("star", "bookmark")
+        ],
+        "usage_samples": [
+            {
+                "day": 19849,
+                "repository_id": 1,
+                "sampled_at": NOW,
+                "tags": 1,
+                "manifests": 2,
+                "blobs": 4,
+                "logical_bytes": 21,
+                "unique_bytes": 21,
+                "exclusive_bytes": 21,
+            }
         ],
         "tag_locks": [{"repository_id": 1, "pattern": "v1", "created_at": NOW, "created_by": "seed"}],
         "intents": [

@@ -23,7 +23,7 @@ Row = dict[str, Any]
 _ids: Any = sa.bindparam("ids", expanding=True)
 _ROWS: Final = (
     sa.select(
-        *(raw(c) if c.key in ("digest", "subject_digest") else c for c in Manifest.__table__.c),
+        *(raw(c) if c.key.endswith("digest") else c for c in Manifest.__table__.c),
         Repository.name.label("repository"),
         raw(Blob.digest).label("blob_digest"),
         Blob.key.label("blob_key"),
@@ -40,9 +40,7 @@ _BLOB_EDGES: Final = sa.select(
 _MEMBERS: Final = sa.select(
     *(raw(c) if c.key.endswith("_digest") else c for c in IndexMember.__table__.c)
 ).where(IndexMember.index_id.in_(_ids))
-_LABELS: Final = sa.select(Label.manifest_id, Label.origin, Label.name, Label.value).where(
-    Label.manifest_id.in_(_ids)
-)
+_LABELS: Final = sa.select(*Label.__table__.c).where(Label.manifest_id.in_(_ids))
 _BLOBS: Final = sa.select(Blob.digest, Blob.id, Blob.key, Blob.state, Blob.size_bytes).where(
     Blob.digest.in_(sa.bindparam("digests", expanding=True))
 )
@@ -58,7 +56,7 @@ NOT_DERIVED: Final = frozenset(
     {"repository_id", "digest", "content", "blob_id", "pushed_at", "pushed_by", "lease_until"}
 )
 NOWHERE: Final = -1  # the id of no row
-FROM_CONFIG: Final = frozenset({"os", "architecture", "variant", "image_created_at"})
+FROM_CONFIG: Final = frozenset({"os", "architecture", "variant", "image_created_at", "chain_digest"})
 
 
 @dataclass(slots=True)

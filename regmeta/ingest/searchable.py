@@ -1,0 +1,65 @@
+"""What search looks through, kept in step with the rows by the transaction that writes them.
+
+Each text is kept once: the names of repositories and tags, and what labels say. Texts are only ever added;
+what nothing says any more is dropped when search is rebuilt. On SQLite each new row goes into the trigram table
+beside it too (``models.search``); on PostgreSQL its index does that.
+
+On PostgreSQL a second transaction that adds the same text waits until the first has ended. So a transaction adds
+its texts last, first tags, then labels, each in order: no two can wait for each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import Connection
+
+from regmeta.models import LabelText, TagName
+from regmeta.models.search import SEARCHED
+from regmeta.oci.folding import folded, text_of
+
+NOT_TEXT: Final = frozenset({"org.opencontainers.image.created", "org.label-schema.build-date", "build-date"})
+"""Labels whose values are times: nobody searches for them as text, and each image has others."""
+
+_INTO_FTS: Final = {
+    table: sa.text(f"INSERT INTO {table}_fts (rowid, {column}) VALUES (:id, :text)")  # noqa: S608
+    for table, column in SEARCHED.items()
+}
+
+
+def add_repositories(connection: Connection, names: Mapping[int, str]) -> None:
+    """Let repositories that were made just now be found by their names (by id)."""
+    _index(connection, "repositories", names.items())
+
+
+def add_tags(connection: Connection, names: Iterable[str]) -> None:
+    """Let tags be found by their names; a name that is known already costs one refused insert."""
+    values = [{"name": name, "folded": folded(name)} for name in sorted(set(names))]
+    if values:
+        insert = _insert_ignoring(connection, TagName).returning(TagName.id, TagName.folded)
+        new: Any = connection.execute(insert, values).all()
+        _index(connection, "tag_names", new)
+
+
+def add_labels(connection: Connection, labels: Sequence[Mapping[str, Any]]) -> None:
+    """Let images be found by what their labels (rows of ``labels``) say."""
+    texts = {row["text_key"]: text_of(row["value"]) for row in labels if row["name"] not in NOT_TEXT}
+    values = [{"id": key, "folded": text} for key, text in sorted(texts.items())]
+    if values:
+        insert = _insert_ignoring(connection, LabelText).returning(LabelText.id, LabelText.folded)
+        new: Any = connection.execute(insert, values).all()
+        _index(connection, "label_texts", new)
+
+
+def _insert_ignoring(connection: Connection, model: Any) -> Any:
+    dialect = sqlite if connection.dialect.name == "sqlite" else postgresql
+    return dialect.insert(model).on_conflict_do_nothing()
+
+
+def _index(connection: Connection, table: str, rows: Iterable[tuple[int, str]]) -> None:
+    values = [{"id": number, "text": text} for number, text in rows]
+    if values and connection.dialect.name == "sqlite":
+        connection.execute(_INTO_FTS[table], values)

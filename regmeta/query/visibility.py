@@ -1,0 +1,40 @@
+"""Who may see which repositories: a condition that becomes part of each statement, counts and totals included.
+
+What is not visible is answered exactly as what does not exist (issue 6): nobody finds out that it is there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Protocol
+
+import sqlalchemy as sa
+
+
+class Visibility(Protocol):
+    """A condition on repositories.
+
+    It is called with ``models.Repository``, or an alias of it, for the repositories that a statement reads, and
+    returns what must hold of them. It must not depend on anything but those rows and its own values. It is
+    called while statements are built: it does no I/O.
+    """
+
+    def __call__(self, repository: Any) -> sa.ColumnElement[bool]:
+        """Return the condition for the repositories of one FROM clause."""
+
+
+class UnderPrefixes:
+    """See the repositories of these names and all below them: ``team`` lets see ``team`` and ``team/app``."""
+
+    def __init__(self, prefixes: Iterable[str]) -> None:
+        self.prefixes = tuple(sorted(set(prefixes)))
+
+    def __call__(self, repository: Any) -> sa.ColumnElement[bool]:
+        """Return the condition: ranges of names, which the index on names can follow."""
+        return sa.or_(sa.false(), *(under(repository.name, prefix) for prefix in self.prefixes))
+
+
+def under(name: Any, prefix: str) -> sa.ColumnElement[bool]:
+    """Return the condition that a repository's name is *prefix* or is below it."""
+    # What stands behind "/" in byte order is "0".
+    return sa.or_(name == prefix, sa.and_(name > f"{prefix}/", name < f"{prefix}0"))
