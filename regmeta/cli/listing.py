@@ -53,15 +53,16 @@ def show(
     if as_json:
         render.json(found)
         return
-    page = None if isinstance(found, Sequence) else found
-    items = found if page is None else page.items  # type: ignore[union-attr]
+    from regmeta.query.results import Page
+
+    items = found.items if isinstance(found, Page) else found
     if as_csv:
         _csv(items, columns)
     else:
         chosen = [column for column in columns if wide or not column.is_wide]
         render.table([c.name for c in chosen], [[c.shown(item) for c in chosen] for item in items])
-    if page is not None:
-        _more(page)
+    if isinstance(found, Page):
+        _more(found)
 
 
 def _more(page: Page[Any]) -> None:

@@ -22,6 +22,7 @@ from regmeta.cli import (
     repairing,
     repositories,
     retention,
+    sql,
     sync,
     tags,
     verification,
@@ -92,6 +93,7 @@ app.command("repair", cls=verification.VerifyCommand)(repairing.repair)
 app.command("backup")(backups.backup)
 app.command("restore")(backups.restore)
 app.command("rebuild")(rebuilding.rebuild)
+app.command("sql")(sql.sql)
 app.add_typer(repositories.app, name="repo")
 app.add_typer(tags.app, name="tag")
 app.add_typer(manifests.app, name="manifest")

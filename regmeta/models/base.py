@@ -110,3 +110,9 @@ class Base(DeclarativeBase):
         }
     )
     type_annotation_map = {str: sa.Text(), int: BigId}
+
+
+def beside_tables(moment: str, dialect: str, statement: str) -> None:
+    """Run *statement* at a moment (``before_create``, ``after_create``, …) of all tables, on one database."""
+    ddl: Any = sa.DDL(statement.replace("%", "%%"))  # type: ignore[no-untyped-call]
+    sa.event.listen(Base.metadata, moment, ddl.execute_if(dialect=dialect))

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-import sqlalchemy as sa
 from sqlalchemy import Index, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
-from regmeta.models.base import NEVER_REUSED, Base, BigId, IdColumn, NameColumn
+from regmeta.models.base import NEVER_REUSED, Base, BigId, IdColumn, NameColumn, beside_tables
 from regmeta.models.content import Repository
 
 
@@ -52,12 +51,11 @@ for _name, _column in SEARCHED.items():
         postgresql_ops={_column: "gin_trgm_ops"},
         postgresql_with={"fastupdate": "off"},
     ).ddl_if(dialect="postgresql")
-    _create = sa.DDL(
+    beside_tables(
+        "after_create",
+        "sqlite",
         f"CREATE VIRTUAL TABLE {_name}_fts USING fts5({_column}, content='{_name}', content_rowid='id',"
-        " tokenize='trigram', detail='none', columnsize=0)"
+        " tokenize='trigram', detail='none', columnsize=0)",
     )
-    sa.event.listen(Base.metadata, "after_create", _create.execute_if(dialect="sqlite"))
-    _drop = sa.DDL(f"DROP TABLE IF EXISTS {_name}_fts")
-    sa.event.listen(Base.metadata, "after_drop", _drop.execute_if(dialect="sqlite"))
-_extension = sa.DDL("CREATE EXTENSION IF NOT EXISTS pg_trgm")
-sa.event.listen(Base.metadata, "before_create", _extension.execute_if(dialect="postgresql"))
+    beside_tables("after_drop", "sqlite", f"DROP TABLE IF EXISTS {_name}_fts")
+beside_tables("before_create", "postgresql", "CREATE EXTENSION IF NOT EXISTS pg_trgm")

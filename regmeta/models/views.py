@@ -10,9 +10,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-import sqlalchemy as sa
-
-from regmeta.models.base import Base
+from regmeta.models.base import beside_tables
 
 # {digest x}, {time x} and {day x} are written as each database says it.
 _VIEWS: Final = {
@@ -123,7 +121,5 @@ def definitions(dialect: str) -> dict[str, str]:
 
 for _dialect in _SAID:
     for _name, _sql in definitions(_dialect).items():
-        _create = sa.DDL(f"CREATE VIEW {_name} AS {_sql}".replace("%", "%%"))
-        sa.event.listen(Base.metadata, "after_create", _create.execute_if(dialect=_dialect))
-        _drop = sa.DDL(f"DROP VIEW IF EXISTS {_name}")
-        sa.event.listen(Base.metadata, "before_drop", _drop.execute_if(dialect=_dialect))
+        beside_tables("after_create", _dialect, f"CREATE VIEW {_name} AS {_sql}")
+        beside_tables("before_drop", _dialect, f"DROP VIEW IF EXISTS {_name}")

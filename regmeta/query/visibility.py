@@ -1,4 +1,4 @@
-"""Who may see which repositories: a condition that becomes part of each statement, counts and totals included.
+"""Who may see which repositories: a condition that becomes part of each statement, counts included.
 
 What is not visible is answered exactly as what does not exist (issue 6): nobody finds out that it is there.
 """
@@ -6,17 +6,21 @@ What is not visible is answered exactly as what does not exist (issue 6): nobody
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import sqlalchemy as sa
+
+from regmeta import models
+
+S = TypeVar("S", bound=sa.Select[*tuple[Any, ...]])
 
 
 class Visibility(Protocol):
     """A condition on repositories.
 
-    It is called with ``models.Repository``, or an alias of it, for the repositories that a statement reads, and
-    returns what must hold of them. It must not depend on anything but those rows and its own values. It is
-    called while statements are built: it does no I/O.
+    It is called with ``models.Repository``, or an alias of it, for the repositories that a statement reads,
+    and returns what must hold of them. It must not depend on anything but those rows and its own values. It
+    is called while statements are built: it does no I/O.
     """
 
     def __call__(self, repository: Any) -> sa.ColumnElement[bool]:
@@ -38,3 +42,8 @@ def under(name: Any, prefix: str) -> sa.ColumnElement[bool]:
     """Return the condition that a repository's name is *prefix* or is below it."""
     # What stands behind "/" in byte order is "0".
     return sa.or_(name == prefix, sa.and_(name > f"{prefix}/", name < f"{prefix}0"))
+
+
+def seen(statement: S, visible: Visibility | None) -> S:
+    """Return a statement that reads repositories, for one who sees only some of them; None sees all."""
+    return statement if visible is None else statement.where(visible(models.Repository))

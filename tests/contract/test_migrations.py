@@ -18,7 +18,7 @@ from regmeta.maintain import schema
 from regmeta.models import Base
 from regmeta.settings import Settings
 from tests.support import ddl, seed
-from tests.support.registry import change, scalar, settings_of
+from tests.support.registry import change, rows, scalar, settings_of
 
 FOLDER = migrations_folder()
 REVISIONS = [revision for revision, _ in reversed(schema.history(FOLDER))]  # oldest first
@@ -248,3 +248,23 @@ def test_revision_that_breaks_foreign_keys_is_undone(database: Database, tmp_pat
         schema.upgrade(database, folder)
     assert schema.current(database) == SCHEMA_HEAD
     assert scalar(database, "SELECT count(*) FROM blobs") == 4
+
+
+def test_rows_of_before_get_what_search_and_bases_need(database: Database) -> None:
+    """0005 derives columns and texts for the rows that there are, as an ingest does for new ones."""
+    fill(database)
+    derived = (
+        "SELECT name, leaf FROM repositories ORDER BY id",
+        "SELECT id, chain_digest FROM manifests ORDER BY id",
+        "SELECT manifest_id, origin, name, text_key FROM labels ORDER BY manifest_id, origin, name",
+        "SELECT id, folded FROM label_texts ORDER BY id",
+        "SELECT name, folded FROM tag_names ORDER BY name",
+    )
+    before = [rows(database, statement) for statement in derived]
+    assert all(before)
+    schema.downgrade(database, FOLDER, "0004")
+    schema.upgrade(database, FOLDER)
+    assert [rows(database, statement) for statement in derived] == before
+    found = "name GLOB '*tea*'" if database.is_sqlite else "name LIKE '%tea%'"
+    table = "repositories_fts" if database.is_sqlite else "repositories"
+    assert rows(database, f"SELECT name FROM {table} WHERE {found}") == [("team/app",)]
