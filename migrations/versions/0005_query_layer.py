@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -137,18 +137,18 @@ def _fill(connection: Connection) -> None:
         " ORDER BY e.position DESC LIMIT 1) WHERE kind = 'image'"
     )
     leaf = sa.text("UPDATE repositories SET leaf = :leaf WHERE id = :id")
-    for page in _pages(connection, "SELECT id, name FROM repositories ORDER BY id"):
+    for page in _pages(connection, "SELECT id, name FROM repositories", ["id"]):
         connection.execute(leaf, [{"id": number, "leaf": name.rpartition("/")[2]} for number, name in page])
     names = sa.text("INSERT INTO tag_names (name, folded) VALUES (:name, :folded)")
-    for page in _pages(connection, "SELECT DISTINCT name FROM tags ORDER BY name"):
+    for page in _pages(connection, "SELECT DISTINCT name FROM tags", ["name"]):
         connection.execute(names, [{"name": name, "folded": _folded(name)} for (name,) in page])
     key = sa.text(
         "UPDATE labels SET text_key = :key"
         " WHERE manifest_id = :manifest AND origin = :origin AND name = :name"
     )
     text = sa.text("INSERT INTO label_texts (id, folded) VALUES (:id, :folded) ON CONFLICT DO NOTHING")
-    select = "SELECT manifest_id, origin, name, value FROM labels ORDER BY manifest_id, origin, name"
-    for page in _pages(connection, select):
+    select = "SELECT manifest_id, origin, name, value FROM labels"
+    for page in _pages(connection, select, ["manifest_id", "origin", "name"]):
         texts = {}
         for manifest, origin, name, value in page:
             folded = _folded(value[:1024])[:1024]
@@ -165,11 +165,17 @@ def _fill(connection: Connection) -> None:
         )
 
 
-def _pages(connection: Connection, select: str) -> Iterator[list[Any]]:
-    """Read all first: a table that is changed while it is read would be read again."""
-    rows = connection.exec_driver_sql(select).fetchall()
-    for start in range(0, len(rows), AT_ONCE):
-        yield list(rows[start : start + AT_ONCE])
+def _pages(connection: Connection, select: str, keys: list[str]) -> Iterator[Sequence[Any]]:
+    """Give all rows, a page at a time, in the order of *keys*, which are the first columns."""
+    columns = ", ".join(keys)
+    end = f" ORDER BY {columns} LIMIT {AT_ONCE}"
+    first = sa.text(select + end)
+    behind = sa.text(f"{select} WHERE ({columns}) > ({', '.join(f':{key}' for key in keys)})" + end)
+    page = connection.execute(first).fetchall()
+    while page:
+        yield page
+        after = dict(zip(keys, page[-1], strict=False))
+        page = connection.execute(behind, after).fetchall()
 
 
 def _folded(text: str) -> str:

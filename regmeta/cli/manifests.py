@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from regmeta.cli import moments, render
-from regmeta.cli.context import Json, Limit, settings
+from regmeta.cli import filters, graph, moments, render
+from regmeta.cli.context import Csv, Json, Limit, Wide, settings
+from regmeta.cli.listing import Column, of_bytes
+from regmeta.cli.listing import show as show_list
 from regmeta.cli.moments import At
 
 if TYPE_CHECKING:
     from regmeta.oci.digest import Digest
+    from regmeta.query.lists.manifests import ManifestKind, ManifestSort
     from regmeta.query.results import Image, Node
 
 app = typer.Typer(help="Manifests and indexes.", no_args_is_help=True, rich_markup_mode=None)
+
+app.command("children")(graph.children)
+app.command("parents")(graph.parents)
 
 Named = Annotated[str, typer.Argument(metavar="REPOSITORY@DIGEST", help="The manifest.")]
 
@@ -23,68 +29,166 @@ Named = Annotated[str, typer.Argument(metavar="REPOSITORY@DIGEST", help="The man
 @app.command()
 def ls(
     ctx: typer.Context,
-    repository: Annotated[str, typer.Argument(help="Name of the repository.")],
-    after: Annotated[int, typer.Option(help="Start behind the manifest of this id.")] = 0,
+    repository: Annotated[
+        str | None, typer.Argument(help="Name of the repository; all if not said.", show_default=False)
+    ] = None,
+    kind: Annotated[str | None, typer.Option(help="image or index.", show_default=False)] = None,
+    tagged: Annotated[
+        bool | None,
+        typer.Option("--tagged/--untagged", help="That has a tag, or none.", show_default=False),
+    ] = None,
+    subject: Annotated[
+        str | None,
+        typer.Option(metavar="DIGEST", help="That names this as its subject.", show_default=False),
+    ] = None,
+    has_referrers: Annotated[
+        bool | None,
+        typer.Option(
+            "--referrers/--no-referrers",
+            help="That others name as their subject, or none.",
+            show_default=False,
+        ),
+    ] = None,
+    in_index: Annotated[
+        bool | None,
+        typer.Option("--in-index/--not-in-index", help="That an index lists, or none.", show_default=False),
+    ] = None,
+    media_type: filters.MediaType = None,
+    artifact_type: filters.ArtifactType = None,
+    os: filters.Os = None,
+    arch: filters.Arch = None,
+    variant: filters.Variant = None,
+    label: filters.Labels = None,
+    signed: filters.Signed = None,
+    digest: filters.DigestIs = None,
+    larger: filters.Larger = None,
+    smaller: filters.Smaller = None,
+    created_after: filters.CreatedAfter = None,
+    created_before: filters.CreatedBefore = None,
+    pushed_after: filters.PushedAfter = None,
+    pushed_before: filters.PushedBefore = None,
+    pulled: filters.Pulled = None,
+    pulled_after: filters.PulledAfter = None,
+    pulled_before: filters.PulledBefore = None,
+    sort: Annotated[
+        str, typer.Option(help="pushed (the order in which they came), id, created, size or pulled.")
+    ] = "pushed",
+    descending: filters.Descending = False,
+    after: filters.After = None,
     limit: Limit = 100,
+    total: filters.Total = False,
     deleted: Annotated[
         bool,
-        typer.Option("--deleted", help="List those that were deleted, and until when they can come back."),
+        typer.Option(
+            "--deleted",
+            help="List those that were deleted, and until when they can come back; --after takes an id.",
+        ),
     ] = False,
     at: At = None,
     as_json: Json = False,
+    as_csv: Csv = False,
+    wide: Wide = False,
 ) -> None:
-    """List the manifests of a repository, in the order in which they came.
+    """List manifests, as they came or in another order, all or those that filters let through.
 
-    With --at those that were there then, without what was collected since.
+    With --at those of a repository that were there then, without what was collected since.
 
     \b
     Examples:
       regmeta manifest ls hello
+      regmeta manifest ls hello --untagged --not-in-index --pushed-before 30d
+      regmeta manifest ls --larger 1GiB --sort size --desc
       regmeta manifest ls hello --deleted
     """
     from regmeta import app
-    from regmeta.errors import UsageError
+    from regmeta.oci.digest import Digest
     from regmeta.oci.names import repository_name
-    from regmeta.query import catalog
+    from regmeta.query.lists.manifests import ManifestFilter, manifests
 
-    if deleted and at is not None:
-        raise UsageError("--deleted and --at: use one of them")
+    images: dict[str, Any] = {
+        "media_type": media_type,
+        "artifact_type": artifact_type,
+        "os": os,
+        "arch": arch,
+        "variant": variant,
+        "label": label,
+        "signed": signed,
+        "digest": digest,
+        "larger": larger,
+        "smaller": smaller,
+        "created_after": created_after,
+        "created_before": created_before,
+        "pushed_after": pushed_after,
+        "pushed_before": pushed_before,
+        "pulled": pulled,
+        "pulled_after": pulled_after,
+        "pulled_before": pulled_before,
+    }
+    links: dict[str, Any] = {"tagged": tagged, "has_referrers": has_referrers, "in_index": in_index}
     if deleted:
+        others = {
+            "kind": kind,
+            "subject": subject,
+            "at": at,
+            "desc": descending,
+            "total": total,
+            "csv": as_csv,
+        }
+        filters.refuse_with("--deleted", {**others, **links, **images, "wide": wide})
         _list_deleted(ctx, repository, after, limit, as_json)
         return
-    when = moments.parse(at)
+    of = None if repository is None else repository_name(repository)
     with app.open_for_reading(settings(ctx)) as registry:
-        moment = moments.resolved(registry.database, when)
-        name = repository_name(repository)
-        found = catalog.manifests(registry.database, name, after=after, limit=limit, at=moment)
-    if as_json:
-        render.json(found)
-        return
-    render.table(
-        ["id", "digest", "kind", "platform", "type", "size", "tags"],
-        [
-            (
-                m.id,
-                m.digest,
-                m.kind,
-                m.platform,
-                m.artifact_type or m.media_type,
-                render.size(m.size_bytes),
-                m.tags,
-            )
-            for m in found
-        ],
-    )
-    render.more_follow(len(found), limit)
+        where = ManifestFilter(
+            kind=cast("ManifestKind | None", kind),
+            subject=None if subject is None else Digest.parse(subject),
+            **links,
+            **filters.of_images(registry.database, **images),
+        )
+        found = manifests(
+            registry.database,
+            of,
+            where,
+            sort=cast("ManifestSort", sort),
+            descending=descending,
+            after=after,
+            limit=limit,
+            total=total,
+            at=filters.time(registry.database, at),
+        )
+    columns = [
+        Column("repository", lambda item: item.repository, is_wide=of is not None),
+        Column("id", lambda item: item.id),
+        Column("digest", lambda item: item.digest),
+        Column("kind", lambda item: item.kind),
+        Column("platform", lambda item: item.platform),
+        Column("type", lambda item: item.artifact_type or item.media_type),
+        of_bytes("size", lambda item: item.size_bytes),
+        Column("created", lambda item: item.created_at, is_wide=sort != "created"),
+        Column("pushed", lambda item: item.pushed_at, is_wide=True),
+        Column("pulled", lambda item: item.pulled_at, is_wide=sort != "pulled"),
+        Column("by", lambda item: item.pushed_by, is_wide=True),
+        Column("subject", lambda item: item.subject, is_wide=True),
+        Column("tags", lambda item: item.tags),
+    ]
+    show_list(found, columns, as_json=as_json, as_csv=as_csv, wide=wide)
 
 
-def _list_deleted(ctx: typer.Context, repository: str, after: int, limit: int, as_json: bool) -> None:
+def _list_deleted(
+    ctx: typer.Context, repository: str | None, after: str | None, limit: int, as_json: bool
+) -> None:
     from regmeta import app
+    from regmeta.errors import UsageError
     from regmeta.oci.names import repository_name
     from regmeta.query.deleted import deleted_manifests
 
+    if repository is None:
+        raise UsageError("--deleted: name the repository")
+    if after is not None and not (after.isascii() and after.isdigit() and len(after) < 19):
+        raise UsageError(f"--after {after[:80]!r}: with --deleted give the id of a manifest")
     with app.open_for_reading(settings(ctx)) as registry:
-        found = deleted_manifests(registry.database, repository_name(repository), after=after, limit=limit)
+        name, behind = repository_name(repository), int(after or 0)
+        found = deleted_manifests(registry.database, name, after=behind, limit=limit)
     if as_json:
         render.json(found)
         return

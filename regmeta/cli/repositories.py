@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from regmeta.cli import render
-from regmeta.cli.context import Json, Limit, settings
+from regmeta.cli import filters, render
+from regmeta.cli.context import Csv, Json, Limit, Wide, settings
+from regmeta.cli.listing import Column, of_bytes
+from regmeta.cli.listing import show as show_list
 
 if TYPE_CHECKING:
+    from regmeta.query.lists.repositories import RepositorySort
     from regmeta.query.results import RepositoryDetails
 
 app = typer.Typer(help="Repositories.", no_args_is_help=True, rich_markup_mode=None)
@@ -18,38 +21,94 @@ app = typer.Typer(help="Repositories.", no_args_is_help=True, rich_markup_mode=N
 @app.command()
 def ls(
     ctx: typer.Context,
-    after: Annotated[str, typer.Option(help="Start behind this name.")] = "",
+    name: filters.Name = None,
+    contains: filters.Contains = None,
+    under: Annotated[
+        str | None, typer.Option(metavar="NAME", help="This one and all below it.", show_default=False)
+    ] = None,
+    has_tag: Annotated[
+        str | None, typer.Option(metavar="TAG", help="That has this tag.", show_default=False)
+    ] = None,
+    created_after: filters.StoredAfter = None,
+    created_before: filters.StoredBefore = None,
+    updated_after: filters.UpdatedAfter = None,
+    updated_before: filters.UpdatedBefore = None,
+    starred_by: Annotated[
+        str | None, typer.Option(metavar="USER", help="That this user has starred.", show_default=False)
+    ] = None,
+    bookmarked_by: Annotated[
+        str | None, typer.Option(metavar="USER", help="That this user has bookmarked.", show_default=False)
+    ] = None,
+    sort: Annotated[
+        str | None,
+        typer.Option(
+            help="name, created, updated, size, tags, manifests, pulls or stars; name if not said.",
+            show_default=False,
+        ),
+    ] = None,
+    descending: filters.Descending = False,
+    after: filters.After = None,
     limit: Limit = 100,
+    total: filters.Total = False,
     deleted: Annotated[
         bool,
-        typer.Option("--deleted", help="List those that were deleted, and until when they can come back."),
+        typer.Option(
+            "--deleted",
+            help="List those that were deleted, and until when they can come back; --after takes a name.",
+        ),
     ] = False,
     as_json: Json = False,
+    as_csv: Csv = False,
+    wide: Wide = False,
 ) -> None:
-    """List repositories, by name.
+    """List repositories, by name or in another order, all or those that filters let through.
+
+    Sizes are of the newest day on which usage was recorded; pulls are of 30 days.
 
     \b
     Examples:
       regmeta repo ls
-      regmeta repo ls --after team/app --limit 20
+      regmeta repo ls --under team --sort size --desc --limit 20
+      regmeta repo ls --name 'team/*' --updated-after 7d --total
       regmeta repo ls --deleted
     """
     from regmeta import app
-    from regmeta.query import catalog
+    from regmeta.query.lists.repositories import RepositoryFilter, repositories
 
+    said: dict[str, Any] = {"name": name, "contains": contains, "under": under, "has_tag": has_tag}
+    said |= {"starred_by": starred_by, "bookmarked_by": bookmarked_by}
+    times = {"created_from": created_after, "created_until": created_before}
+    times |= {"updated_from": updated_after, "updated_until": updated_before}
     if deleted:
-        _list_deleted(ctx, after, limit, as_json)
+        others = {"sort": sort, "desc": descending, "total": total, "csv": as_csv, "wide": wide}
+        filters.refuse_with("--deleted", {**said, **times, **others})
+        _list_deleted(ctx, after or "", limit, as_json)
         return
     with app.open_for_reading(settings(ctx)) as registry:
-        found = catalog.repositories(registry.database, after=after, limit=limit)
-    if as_json:
-        render.json(found)
-        return
-    render.table(
-        ["repository", "tags", "manifests", "changed"],
-        [(item.name, item.tags, item.manifests, item.updated_at) for item in found],
-    )
-    render.more_follow(len(found), limit)
+        between: dict[str, Any] = {
+            field: filters.time(registry.database, text) for field, text in times.items()
+        }
+        found = repositories(
+            registry.database,
+            RepositoryFilter(**said, **between),
+            sort=cast("RepositorySort", sort or "name"),
+            descending=descending,
+            after=after,
+            limit=limit,
+            total=total,
+        )
+    columns = [
+        Column("repository", lambda item: item.name),
+        Column("tags", lambda item: item.tags),
+        Column("manifests", lambda item: item.manifests),
+        of_bytes("size", lambda item: item.size_bytes, is_wide=sort != "size"),
+        Column("stars", lambda item: item.stars, is_wide=sort != "stars"),
+        Column("created", lambda item: item.created_at, is_wide=sort != "created"),
+        Column("changed", lambda item: item.updated_at),
+    ]
+    if sort == "pulls":
+        columns.insert(3, Column("pulls", lambda item: item.pulls))
+    show_list(found, columns, as_json=as_json, as_csv=as_csv, wide=wide)
 
 
 def _list_deleted(ctx: typer.Context, after: str, limit: int, as_json: bool) -> None:

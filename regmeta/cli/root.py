@@ -14,7 +14,10 @@ from regmeta.cli import (
     blobs,
     collection,
     database,
+    events,
+    graph,
     health,
+    image,
     images,
     manifests,
     rebuilding,
@@ -22,9 +25,12 @@ from regmeta.cli import (
     repairing,
     repositories,
     retention,
+    search,
     sql,
+    stats,
     sync,
     tags,
+    usage,
     verification,
 )
 from regmeta.cli.context import Options
@@ -93,11 +99,19 @@ app.command("repair", cls=verification.VerifyCommand)(repairing.repair)
 app.command("backup")(backups.backup)
 app.command("restore")(backups.restore)
 app.command("rebuild")(rebuilding.rebuild)
+app.command("search")(search.search)
+app.command("referrers")(graph.referrers)
+app.command("bases")(graph.bases)
+app.command("derived")(graph.derived)
 app.command("sql")(sql.sql)
 app.add_typer(repositories.app, name="repo")
 app.add_typer(tags.app, name="tag")
 app.add_typer(manifests.app, name="manifest")
 app.add_typer(blobs.app, name="blob")
+app.add_typer(image.app, name="image")
+app.add_typer(usage.app, name="usage")
+app.add_typer(stats.app, name="stats")
+app.add_typer(events.app, name="events")
 app.add_typer(collection.app, name="gc")
 app.add_typer(retention.app, name="retention")
 app.add_typer(sync.app, name="sync")

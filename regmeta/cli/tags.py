@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from regmeta.cli import moments, render, tag_locks
-from regmeta.cli.context import Json, Limit, settings
+from regmeta.cli import filters, moments, render, tag_locks
+from regmeta.cli.context import Csv, Json, Limit, Wide, settings
+from regmeta.cli.listing import Column, of_bytes
+from regmeta.cli.listing import show as show_list
 from regmeta.cli.moments import At
 
 if TYPE_CHECKING:
+    from regmeta.query.lists.tags import TagSort
     from regmeta.query.results import TagValue
 
 app = typer.Typer(help="Tags, and their history.", no_args_is_help=True, rich_markup_mode=None)
@@ -25,46 +28,112 @@ Tagged = Annotated[str, typer.Argument(metavar="REPOSITORY:TAG", help="The tag."
 @app.command()
 def ls(
     ctx: typer.Context,
-    repository: Annotated[str, typer.Argument(help="Name of the repository.")],
-    after: Annotated[str, typer.Option(help="Start behind this tag.")] = "",
+    repository: Annotated[
+        str | None, typer.Argument(help="Name of the repository; all if not said.", show_default=False)
+    ] = None,
+    name: filters.Name = None,
+    contains: filters.Contains = None,
+    begins: filters.Begins = None,
+    media_type: filters.MediaType = None,
+    artifact_type: filters.ArtifactType = None,
+    os: filters.Os = None,
+    arch: filters.Arch = None,
+    variant: filters.Variant = None,
+    label: filters.Labels = None,
+    signed: filters.Signed = None,
+    digest: filters.DigestIs = None,
+    larger: filters.Larger = None,
+    smaller: filters.Smaller = None,
+    created_after: filters.CreatedAfter = None,
+    created_before: filters.CreatedBefore = None,
+    pushed_after: filters.PushedAfter = None,
+    pushed_before: filters.PushedBefore = None,
+    pulled: filters.Pulled = None,
+    pulled_after: filters.PulledAfter = None,
+    pulled_before: filters.PulledBefore = None,
+    tagged_after: filters.TaggedAfter = None,
+    tagged_before: filters.TaggedBefore = None,
+    sort: Annotated[str, typer.Option(help="name, tagged, pushed, created, size or pulled.")] = "name",
+    descending: filters.Descending = False,
+    after: filters.After = None,
     limit: Limit = 100,
+    total: filters.Total = False,
     at: At = None,
     as_json: Json = False,
+    as_csv: Csv = False,
+    wide: Wide = False,
 ) -> None:
-    """List the tags of a repository, by name.
+    """List tags, by name or in another order, all or those that filters let through.
+
+    With --at those of a repository that were live then.
 
     \b
     Examples:
       regmeta tag ls hello
+      regmeta tag ls hello --sort pushed --desc --limit 10
+      regmeta tag ls --label org.opencontainers.image.vendor=ACME --arch arm64 --unsigned
       regmeta tag ls hello --at 2h
     """
     from regmeta import app
     from regmeta.oci.names import repository_name
-    from regmeta.query import catalog
+    from regmeta.query.lists.tags import TagFilter, tags
 
-    when = moments.parse(at)
+    images: dict[str, Any] = {
+        "media_type": media_type,
+        "artifact_type": artifact_type,
+        "os": os,
+        "arch": arch,
+        "variant": variant,
+        "label": label,
+        "signed": signed,
+        "digest": digest,
+        "larger": larger,
+        "smaller": smaller,
+        "created_after": created_after,
+        "created_before": created_before,
+        "pushed_after": pushed_after,
+        "pushed_before": pushed_before,
+        "pulled": pulled,
+        "pulled_after": pulled_after,
+        "pulled_before": pulled_before,
+    }
+    of = None if repository is None else repository_name(repository)
     with app.open_for_reading(settings(ctx)) as registry:
-        moment = moments.resolved(registry.database, when)
-        name = repository_name(repository)
-        found = catalog.tags(registry.database, name, after=after, limit=limit, at=moment)
-    if as_json:
-        render.json(found)
-        return
-    render.table(
-        ["tag", "digest", "kind", "platform", "size", "since"],
-        [
-            (
-                t.name,
-                t.digest,
-                t.kind if t.is_here else "collected",
-                t.platform,
-                render.size(t.size_bytes),
-                t.started_at,
-            )
-            for t in found
-        ],
-    )
-    render.more_follow(len(found), limit)
+        where = TagFilter(
+            name=name,
+            contains=contains,
+            begins=begins,
+            tagged_from=filters.time(registry.database, tagged_after),
+            tagged_until=filters.time(registry.database, tagged_before),
+            **filters.of_images(registry.database, **images),
+        )
+        found = tags(
+            registry.database,
+            of,
+            where,
+            sort=cast("TagSort", sort),
+            descending=descending,
+            after=after,
+            limit=limit,
+            total=total,
+            at=filters.time(registry.database, at),
+        )
+    columns = [
+        Column("repository", lambda item: item.repository, is_wide=of is not None),
+        Column("tag", lambda item: item.name),
+        Column("digest", lambda item: item.digest),
+        Column("kind", lambda item: item.kind if item.is_here else "collected"),
+        Column("platform", lambda item: item.platform),
+        Column("media type", lambda item: item.media_type, is_wide=True),
+        Column("artifact type", lambda item: item.artifact_type, is_wide=True),
+        of_bytes("size", lambda item: item.size_bytes),
+        Column("created", lambda item: item.created_at, is_wide=sort != "created"),
+        Column("pushed", lambda item: item.pushed_at, is_wide=sort != "pushed"),
+        Column("pulled", lambda item: item.pulled_at, is_wide=sort != "pulled"),
+        Column("since", lambda item: item.started_at),
+        Column("by", lambda item: item.started_by, is_wide=True),
+    ]
+    show_list(found, columns, as_json=as_json, as_csv=as_csv, wide=wide)
 
 
 @app.command()

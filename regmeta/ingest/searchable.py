@@ -1,11 +1,12 @@
 """What search looks through, kept in step with the rows by the transaction that writes them.
 
 Each text is kept once: the names of repositories and tags, and what labels say. Texts are only ever added;
-what nothing says any more is dropped when search is rebuilt. On SQLite each new row goes into the trigram table
-beside it too (``models.search``); on PostgreSQL its index does that.
+what nothing says any more is dropped when search is rebuilt (``maintain.search``, which relies on this
+order). On SQLite each new row goes into the trigram table beside it too (``models.search``); on PostgreSQL
+its index does that.
 
-On PostgreSQL a second transaction that adds the same text waits until the first has ended. So a transaction adds
-its texts last, first tags, then labels, each in order: no two can wait for each other.
+On PostgreSQL a second transaction that adds the same text waits until the first has ended. So a transaction
+adds its texts last, first tags, then labels, each in order: no two can wait for each other.
 """
 
 from __future__ import annotations
@@ -24,6 +25,10 @@ from regmeta.oci.folding import folded, text_of
 NOT_TEXT: Final = frozenset({"org.opencontainers.image.created", "org.label-schema.build-date", "build-date"})
 """Labels whose values are times: nobody searches for them as text, and each image has others."""
 
+_OUT_OF_FTS: Final = {
+    table: sa.text(f"INSERT INTO {table}_fts ({table}_fts, rowid, {column}) VALUES ('delete', :id, :text)")  # noqa: S608
+    for table, column in SEARCHED.items()
+}
 _INTO_FTS: Final = {
     table: sa.text(f"INSERT INTO {table}_fts (rowid, {column}) VALUES (:id, :text)")  # noqa: S608
     for table, column in SEARCHED.items()
@@ -32,7 +37,7 @@ _INTO_FTS: Final = {
 
 def add_repositories(connection: Connection, names: Mapping[int, str]) -> None:
     """Let repositories that were made just now be found by their names (by id)."""
-    _index(connection, "repositories", names.items())
+    index(connection, "repositories", names.items())
 
 
 def add_tags(connection: Connection, names: Iterable[str]) -> None:
@@ -41,7 +46,7 @@ def add_tags(connection: Connection, names: Iterable[str]) -> None:
     if values:
         insert = _insert_ignoring(connection, TagName).returning(TagName.id, TagName.folded)
         new: Any = connection.execute(insert, values).all()
-        _index(connection, "tag_names", new)
+        index(connection, "tag_names", new)
 
 
 def add_labels(connection: Connection, labels: Sequence[Mapping[str, Any]]) -> None:
@@ -51,7 +56,7 @@ def add_labels(connection: Connection, labels: Sequence[Mapping[str, Any]]) -> N
     if values:
         insert = _insert_ignoring(connection, LabelText).returning(LabelText.id, LabelText.folded)
         new: Any = connection.execute(insert, values).all()
-        _index(connection, "label_texts", new)
+        index(connection, "label_texts", new)
 
 
 def _insert_ignoring(connection: Connection, model: Any) -> Any:
@@ -59,7 +64,17 @@ def _insert_ignoring(connection: Connection, model: Any) -> Any:
     return dialect.insert(model).on_conflict_do_nothing()
 
 
-def _index(connection: Connection, table: str, rows: Iterable[tuple[int, str]]) -> None:
+def index(connection: Connection, table: str, rows: Iterable[tuple[int, str]]) -> None:
+    """Write rows that were made just now, ids and texts, into the trigram table of SQLite."""
+    _tell(connection, _INTO_FTS[table], rows)
+
+
+def forget(connection: Connection, table: str, rows: Iterable[tuple[int, str]]) -> None:
+    """Take rows that were removed just now, ids and texts, out of the trigram table of SQLite."""
+    _tell(connection, _OUT_OF_FTS[table], rows)
+
+
+def _tell(connection: Connection, statement: Any, rows: Iterable[tuple[int, str]]) -> None:
     values = [{"id": number, "text": text} for number, text in rows]
     if values and connection.dialect.name == "sqlite":
-        connection.execute(_INTO_FTS[table], values)
+        connection.execute(statement, values)

@@ -107,6 +107,11 @@ def insert_ignoring(connection: Connection, model: type[Base], *key: str) -> Any
     return _insert(connection, model).on_conflict_do_nothing(index_elements=key)
 
 
+def inserting(connection: Connection, model: type[Base]) -> Any:
+    """Return an INSERT that knows what to do where a row with its key stands already."""
+    return _insert(connection, model)
+
+
 def lock_repositories(connection: Connection, names: Collection[str]) -> tuple[dict[str, int], set[int]]:
     """Lock repositories for a push, in id order, count their revisions up and queue their snapshots.
 

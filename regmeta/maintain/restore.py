@@ -6,7 +6,8 @@ step               durable effect                         a crash right after le
 prepare            on SQLite a copy beside the database,  the old database, as it was (SQLite); or rows whose
                    on PostgreSQL the loaded rows: the     identity the store does not name, so that nobody
                    next epoch, a hold on collection, no   can open them
-                   intents, every snapshot to be written
+                   intents, events of no transaction,
+                   every snapshot to be written
 place              (SQLite) the old file is aside, the    no database, or one that the store does not name
                    copy has its name
 reconcile          manifests and tags that newer          the same; some of them
@@ -40,6 +41,7 @@ from regmeta.errors import IdentityMismatch, Locked, StoreUnavailable
 from regmeta.ingest.adopt import lock_adoption
 from regmeta.ingest.unit_of_work import Writer
 from regmeta.maintain.backup import Copy, check_restorable, own_copy
+from regmeta.maintain.feed import forget_transactions
 from regmeta.maintain.rebuild import identity as switching
 from regmeta.maintain.rebuild.listing import SNAPSHOTS, SnapshotList
 from regmeta.maintain.rebuild.reconcile import reconcile
@@ -128,6 +130,7 @@ def prepare(database: Database, store: BlobStore, listed: SnapshotList) -> Prepa
             )
         )
         connection.execute(sa.delete(Intent))
+        forget_transactions(connection)
         _queue_all_snapshots(connection)
     return Prepared(identity, rows_epoch)
 

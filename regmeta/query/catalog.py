@@ -1,10 +1,11 @@
-"""Which repositories, tags and manifests there are, and what a reference means."""
+"""One repository, one tag, and what a reference means; ``query.lists`` has what there is of each."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
 from datetime import datetime
+from functools import lru_cache
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -13,11 +14,11 @@ from sqlalchemy.engine import Connection
 from regmeta import models
 from regmeta.db import Database
 from regmeta.errors import NotFound
-from regmeta.oci import media_types
 from regmeta.oci.digest import Digest
 from regmeta.oci.names import Reference
 from regmeta.query import results
-from regmeta.query.moments import IMAGE_OF_TAG, WAS_HERE, WAS_LIVE, repository_id_at, resolve_at, text
+from regmeta.query.moments import WAS_LIVE, repository_id_at, resolve_at, text
+from regmeta.query.visibility import Visibility, seen
 
 PAGE: Final = 100
 
@@ -34,18 +35,6 @@ _manifest_count = (
     .select_from(models.Manifest)
     .where(models.Manifest.repository_id == models.Repository.id, _is_here)
     .scalar_subquery()
-)
-_REPOSITORIES: Final = (
-    sa.select(
-        models.Repository.name,
-        models.Repository.state,
-        _tag_count,
-        _manifest_count,
-        models.Repository.updated_at,
-    )
-    .where(models.Repository.name > sa.bindparam("after"), models.Repository.state == "active")
-    .order_by(models.Repository.name)
-    .limit(sa.bindparam("page"))
 )
 _REPOSITORY: Final = sa.select(
     models.Repository.id,
@@ -77,32 +66,6 @@ _BLOBS: Final = (
 _REPOSITORY_ID: Final = sa.select(models.Repository.id).where(
     models.Repository.name == sa.bindparam("repository"), models.Repository.state == "active"
 )
-_TAG_COLUMNS: Final = sa.select(
-    models.Tag.name,
-    models.Tag.manifest_digest,
-    models.Manifest.kind,
-    models.Manifest.media_type,
-    models.Manifest.os,
-    models.Manifest.architecture,
-    models.Manifest.variant,
-    models.Manifest.total_size_bytes,
-    models.Tag.started_at,
-    models.Tag.started_by,
-    models.Manifest.id,
-).select_from(models.Tag)
-_TAGS_PAGE: Final = (models.Tag.repository_id == sa.bindparam("of"), models.Tag.name > sa.bindparam("after"))
-_TAGS: Final = (
-    _TAG_COLUMNS.join(models.Manifest, models.Manifest.id == models.Tag.manifest_id)
-    .where(*_TAGS_PAGE, _live)
-    .order_by(models.Tag.name)
-    .limit(sa.bindparam("page"))
-)
-_TAGS_AT: Final = (
-    _TAG_COLUMNS.outerjoin(models.Manifest, IMAGE_OF_TAG)
-    .where(*_TAGS_PAGE, WAS_LIVE)
-    .order_by(models.Tag.name)
-    .limit(sa.bindparam("page"))
-)
 _HISTORY: Final = (
     sa.select(
         models.Tag.manifest_digest,
@@ -119,28 +82,6 @@ _HISTORY: Final = (
     .where(models.Tag.repository_id == sa.bindparam("of"), models.Tag.name == sa.bindparam("tag"))
     .order_by(models.Tag.started_at.desc())
 )
-_MANIFESTS_PAGE: Final = (
-    sa.select(
-        models.Manifest.id,
-        models.Manifest.digest,
-        models.Manifest.kind,
-        models.Manifest.media_type,
-        models.Manifest.artifact_type,
-        models.Manifest.os,
-        models.Manifest.architecture,
-        models.Manifest.variant,
-        models.Manifest.total_size_bytes,
-        models.Manifest.pushed_at,
-    )
-    .where(
-        models.Manifest.repository_id == sa.bindparam("of"),
-        models.Manifest.id > sa.bindparam("after"),
-    )
-    .order_by(models.Manifest.id)
-    .limit(sa.bindparam("page"))
-)
-_MANIFESTS: Final = _MANIFESTS_PAGE.where(_is_here)
-_MANIFESTS_AT: Final = _MANIFESTS_PAGE.where(WAS_HERE)
 _TAGS_OF: Final = (
     sa.select(models.Tag.manifest_id, models.Tag.name)
     .where(models.Tag.manifest_id.in_(sa.bindparam("ids", expanding=True)), _live)
@@ -172,21 +113,16 @@ _RESOLVE_DIGEST: Final = (
 )
 
 
-def repositories(database: Database, *, after: str = "", limit: int = PAGE) -> list[results.Repository]:
-    """Return one page of repositories, by name, from the one behind *after* on."""
-    with database.read() as connection:
-        rows = connection.execute(_REPOSITORIES, {"after": after, "page": limit})
-        return [results.Repository(*row) for row in rows]
-
-
-def repository(database: Database, name: str) -> results.RepositoryDetails:
+def repository(
+    database: Database, name: str, *, visible: Visibility | None = None
+) -> results.RepositoryDetails:
     """Return one repository with its totals.
 
     Raises:
         NotFound: there is none of this name.
     """
     with database.read() as connection:
-        row = connection.execute(_REPOSITORY, {"repository": name}).first()
+        row = connection.execute(seen(_REPOSITORY, visible), {"repository": name}).first()
         if row is None:
             raise NotFound(f"{name}: no such repository")
         blobs, size_bytes = connection.execute(_BLOBS, {"of": row.id}).one()
@@ -206,42 +142,21 @@ def repository(database: Database, name: str) -> results.RepositoryDetails:
         )
 
 
-def tags(
-    database: Database, repository: str, *, after: str = "", limit: int = PAGE, at: datetime | None = None
-) -> list[results.Tag]:
-    """Return one page of a repository's tags, by name: those that are live, or that were at a time.
-
-    Raises:
-        NotFound: there is no such repository, or was none.
-    """
-    with database.read() as connection:
-        of = repository_id(connection, repository, at)
-        statement = _TAGS if at is None else _TAGS_AT
-        rows = connection.execute(statement, {"of": of, "after": after, "page": limit, **_when(at)})
-        return [
-            results.Tag(
-                row.name,
-                row.manifest_digest,
-                row.kind,
-                row.media_type,
-                platform(row.os, row.architecture, row.variant),
-                row.total_size_bytes,
-                row.started_at,
-                row.started_by,
-                is_here=row.id is not None,
-            )
-            for row in rows
-        ]
-
-
-def tag(database: Database, repository: str, name: str, at: datetime | None = None) -> results.TagDetails:
+def tag(
+    database: Database,
+    repository: str,
+    name: str,
+    at: datetime | None = None,
+    *,
+    visible: Visibility | None = None,
+) -> results.TagDetails:
     """Return one tag and its history; at a time, what was known of it then.
 
     Raises:
         NotFound: there is no such repository, or the tag never was.
     """
     with database.read() as connection:
-        of = repository_id(connection, repository, at)
+        of = repository_id(connection, repository, at, visible)
         rows = connection.execute(_HISTORY, {"of": of, "tag": name}).all()
     history = [results.TagInterval(*row[:5], is_here=bool(row[5])) for row in rows]
     if at is not None:
@@ -253,76 +168,55 @@ def tag(database: Database, repository: str, name: str, at: datetime | None = No
     return results.TagDetails(repository, name, digest, tuple(history))
 
 
-def manifests(
-    database: Database, repository: str, *, after: int = 0, limit: int = PAGE, at: datetime | None = None
-) -> list[results.Manifest]:
-    """Return one page of a repository's manifests, in the order in which they came, behind id *after*.
-
-    At a time: those that were there then and are not collected.
-
-    Raises:
-        NotFound: there is no such repository, or was none.
-    """
-    with database.read() as connection:
-        of = repository_id(connection, repository, at)
-        statement = _MANIFESTS if at is None else _MANIFESTS_AT
-        parameters = {"of": of, "after": after, "page": limit, **_when(at)}
-        rows = connection.execute(statement, parameters).all()
-        names = tags_of(connection, [row.id for row in rows], at)
-        return [
-            results.Manifest(
-                row.id,
-                row.digest,
-                row.kind,
-                row.media_type,
-                media_types.telling_artifact_type(row.artifact_type),
-                platform(row.os, row.architecture, row.variant),
-                row.total_size_bytes,
-                row.pushed_at,
-                names.get(row.id, ()),
-            )
-            for row in rows
-        ]
-
-
-def resolve(database: Database, reference: Reference, at: datetime | None = None) -> Digest:
+def resolve(
+    database: Database,
+    reference: Reference,
+    at: datetime | None = None,
+    *,
+    visible: Visibility | None = None,
+) -> Digest:
     """Return the digest that a reference means, or meant at a time: that of its tag, or its own.
 
     Raises:
         NotFound: names the reference, and the digest of an image that was collected since.
     """
     with database.read() as connection:
-        return resolve_in(connection, reference, at)[1]
+        return resolve_in(connection, reference, at, visible)[1]
 
 
 def resolve_in(
-    connection: Connection, reference: Reference, at: datetime | None = None
+    connection: Connection,
+    reference: Reference,
+    at: datetime | None = None,
+    visible: Visibility | None = None,
 ) -> tuple[int, Digest]:
     """Return the id and the digest of the manifest that a reference means; see :func:`resolve`."""
     if at is not None:
-        return resolve_at(connection, reference, at)
+        return resolve_at(connection, reference, at, visible)
     row: Any
     if reference.digest is not None:
         of: dict[str, Any] = {"repository": reference.repository, "of": reference.digest}
-        row = connection.execute(_RESOLVE_DIGEST, of).first()
+        row = connection.execute(seen(_RESOLVE_DIGEST, visible), of).first()
     else:
         of = {"repository": reference.repository, "tag": reference.tag or "latest"}
-        row = connection.execute(_RESOLVE_TAG, of).first()
+        row = connection.execute(seen(_RESOLVE_TAG, visible), of).first()
     if row is None:
         what = "manifest" if reference.digest is not None else "tag"
         raise NotFound(f"{reference}: no such {what}")
     return row[0], row[1]
 
 
-def repository_id(connection: Connection, name: str, at: datetime | None = None) -> int:
+def repository_id(
+    connection: Connection, name: str, at: datetime | None = None, visible: Visibility | None = None
+) -> int:
     """Return the id of a repository that can be read, or could be at a time.
 
     Raises:
         NotFound: there is none of this name, or was none.
     """
     if at is not None:
-        return repository_id_at(connection, name, at)
-    found = connection.execute(_REPOSITORY_ID, {"repository": name}).scalar()
+        return repository_id_at(connection, name, at, visible)
+    found = connection.execute(seen(_REPOSITORY_ID, visible), {"repository": name}).scalar()
     if found is None:
         raise NotFound(f"{name}: no such repository")
     return found
@@ -341,6 +235,7 @@ def tags_of(
     return names
 
 
+@lru_cache(maxsize=1024)
 def platform(os: str | None, architecture: str | None, variant: str | None) -> str | None:
     """Return a platform as people write it, None if nothing is known of it."""
     parts = [part for part in (os, architecture, variant) if part]

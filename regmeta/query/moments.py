@@ -20,6 +20,7 @@ from regmeta.errors import NotFound
 from regmeta.models.base import UtcTime
 from regmeta.oci.digest import Digest
 from regmeta.oci.names import Reference
+from regmeta.query.visibility import Visibility, seen
 
 _at: Final[Any] = sa.bindparam("at", type_=UtcTime())
 WAS_LIVE: Final = sa.and_(
@@ -64,7 +65,9 @@ def moment(database: Database, when: datetime | timedelta) -> datetime:
         return db.clock(connection) - when
 
 
-def resolve_at(connection: Connection, reference: Reference, at: datetime) -> tuple[int, Digest]:
+def resolve_at(
+    connection: Connection, reference: Reference, at: datetime, visible: Visibility | None = None
+) -> tuple[int, Digest]:
     """Return the id and the digest of the manifest that a reference meant at a time.
 
     Raises:
@@ -72,11 +75,12 @@ def resolve_at(connection: Connection, reference: Reference, at: datetime) -> tu
     """
     where: dict[str, Any] = {"repository": reference.repository, "at": at}
     if reference.digest is not None:
-        found = connection.execute(_RESOLVE_DIGEST, {**where, "of": reference.digest}).scalar()
+        found = connection.execute(seen(_RESOLVE_DIGEST, visible), {**where, "of": reference.digest}).scalar()
         if found is None:
             raise NotFound(f"{reference}: no such manifest at {text(at)}, or it was collected since")
         return found, reference.digest
-    row: Any = connection.execute(_RESOLVE_TAG, {**where, "tag": reference.tag or "latest"}).first()
+    tag = reference.tag or "latest"
+    row: Any = connection.execute(seen(_RESOLVE_TAG, visible), {**where, "tag": tag}).first()
     if row is None:
         raise NotFound(f"{reference}: no such tag at {text(at)}")
     if row.id is None:
@@ -84,13 +88,15 @@ def resolve_at(connection: Connection, reference: Reference, at: datetime) -> tu
     return row.id, row.manifest_digest
 
 
-def repository_id_at(connection: Connection, name: str, at: datetime) -> int:
+def repository_id_at(
+    connection: Connection, name: str, at: datetime, visible: Visibility | None = None
+) -> int:
     """Return the id of a repository that could be read at a time.
 
     Raises:
         NotFound: there was none of this name, or it was emptied since.
     """
-    found = connection.execute(_REPOSITORY_ID, {"repository": name, "at": at}).scalar()
+    found = connection.execute(seen(_REPOSITORY_ID, visible), {"repository": name, "at": at}).scalar()
     if found is None:
         raise NotFound(f"{name}: no such repository at {text(at)}")
     return found

@@ -26,17 +26,6 @@ class Page(Generic[T]):
 
 
 @dataclass(frozen=True, slots=True)
-class Repository:
-    """One repository in a list."""
-
-    name: str
-    state: str
-    tags: int
-    manifests: int
-    updated_at: datetime
-
-
-@dataclass(frozen=True, slots=True)
 class RepositoryDetails:
     """One repository; its size counts each blob once, however many images use it."""
 
@@ -52,24 +41,6 @@ class RepositoryDetails:
     updated_at: datetime
     snapshot_is_behind: bool
     deleted_at: datetime | None  # it can be brought back while it is *deleted*
-
-
-@dataclass(frozen=True, slots=True)
-class Tag:
-    """One tag in a list. The size is unknown for an index, which has those of its images.
-
-    Of an image that *is_here* no more, only the digest is known.
-    """
-
-    name: str
-    digest: Digest
-    kind: str | None
-    media_type: str | None
-    platform: str | None
-    size_bytes: int | None
-    started_at: datetime
-    started_by: str
-    is_here: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,21 +104,6 @@ class TagLock:
     source: Literal["lock", "settings"]
     created_at: datetime | None
     created_by: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Manifest:
-    """One manifest in a list."""
-
-    id: int
-    digest: Digest
-    kind: str
-    media_type: str
-    artifact_type: str | None
-    platform: str | None
-    size_bytes: int | None
-    pushed_at: datetime
-    tags: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)

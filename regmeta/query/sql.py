@@ -124,9 +124,6 @@ def _on_postgresql(connection: Connection, driver: Any, text: str, limit: int, t
     except (psycopg.ProgrammingError, psycopg.DataError, psycopg.NotSupportedError) as error:
         said = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UsageError(f"the database refuses the statement: {said}") from None
-    finally:
-        # psycopg keeps a statement that failed on the session; the transaction ends with this read.
-        connection.rollback()
 
 
 def _answer(cursor: Any, limit: int) -> Answer:

@@ -12,6 +12,7 @@ from sqlalchemy.engine import Connection
 
 from regmeta import models
 from regmeta.db import Database
+from regmeta.errors import InputError
 from regmeta.oci import manifest as oci_manifest
 from regmeta.oci import media_types
 from regmeta.oci.descriptor import Descriptor
@@ -19,6 +20,7 @@ from regmeta.oci.digest import Digest
 from regmeta.oci.names import Reference
 from regmeta.query import results
 from regmeta.query.catalog import platform, resolve_in, tags_of
+from regmeta.query.visibility import Visibility
 
 
 def below() -> Any:
@@ -99,14 +101,23 @@ class StoredBlob:
     state: str
 
 
-def image(database: Database, reference: Reference, at: datetime | None = None) -> results.Image:
+def image(
+    database: Database,
+    reference: Reference,
+    at: datetime | None = None,
+    *,
+    visible: Visibility | None = None,
+) -> results.Image:
     """Return an image as a tree, of one moment: the one that a reference means, or meant at a time.
+
+    An image below it whose bytes cannot be understood is shown as absent, as *damaged*.
 
     Raises:
         NotFound: the reference means nothing here.
+        InvalidManifest: its own bytes cannot be understood.
     """
     with database.read() as connection:
-        root, digest = resolve_in(connection, reference, at)
+        root, digest = resolve_in(connection, reference, at, visible)
         manifests = {row.id: row for row in connection.execute(_MANIFESTS, {"roots": [root]})}
         members: dict[int, list[Any]] = {}
         for member in connection.execute(_MEMBERS, {"roots": [root]}):
@@ -124,14 +135,20 @@ def image(database: Database, reference: Reference, at: datetime | None = None) 
         )
 
 
-def content(database: Database, reference: Reference, at: datetime | None = None) -> bytes:
+def content(
+    database: Database,
+    reference: Reference,
+    at: datetime | None = None,
+    *,
+    visible: Visibility | None = None,
+) -> bytes:
     """Return a manifest's own bytes, as they came: of what a reference means, or meant at a time.
 
     Raises:
         NotFound: the reference means nothing here.
     """
     with database.read() as connection:
-        manifest_id, _ = resolve_in(connection, reference, at)
+        manifest_id, _ = resolve_in(connection, reference, at, visible)
         of = sa.select(models.Manifest.content).where(models.Manifest.id == manifest_id)
         return connection.execute(of).scalar_one()
 
@@ -161,9 +178,7 @@ def _node(
         layers = tuple(_layer(layer) for layer in document.layers)
     else:
         children = tuple(
-            _node(manifests, members, member.child_id, child)
-            if member.child_id is not None
-            else _leaf(child, member.absence)
+            _child(manifests, members, member, child)
             for child, member in zip(document.manifests, members.get(manifest_id, ()), strict=True)
         )
     return results.Node(
@@ -184,6 +199,20 @@ def _node(
         layers,
         children,
     )
+
+
+def _child(
+    manifests: Mapping[int, Any],
+    members: Mapping[int, Sequence[Any]],
+    member: Any,
+    descriptor: Descriptor,
+) -> results.Node:
+    if member.child_id is None:
+        return _leaf(descriptor, member.absence)
+    try:
+        return _node(manifests, members, member.child_id, descriptor)
+    except (InputError, ValueError):  # of many images one that is damaged must not hide the others
+        return _leaf(descriptor, "damaged")
 
 
 def _leaf(descriptor: Descriptor, absence: str | None) -> results.Node:

@@ -7,7 +7,6 @@ module              does
 ``selection``       which repositories and tags are wanted
 ``mapping``         where a repository of the upstream goes here, and back
 ``platforms``       which images of an index are wanted
-``signatures``      what signs an image, and cosign's tags
 ``listing``         the upstream's repositories and tags, and what the rows know of them
 ``look``            one image: is it here, and if not, what is to be brought
 ``companions``      what belongs to an image: referrers, signature tags

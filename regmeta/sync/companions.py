@@ -22,11 +22,11 @@ from regmeta.oci.descriptor import Descriptor
 from regmeta.oci.digest import Digest
 from regmeta.oci.manifest import Index, Manifest
 from regmeta.oci.names import referrers_tag
+from regmeta.oci.signatures import SIGNATURE_SUFFIX, cosign_tags, is_signature
 from regmeta.sources.registry.image import RemoteImage
 from regmeta.sources.registry.upstream import Upstream
 from regmeta.sync.items import Item
 from regmeta.sync.policy import Policy
-from regmeta.sync.signatures import SIGNATURE_SUFFIX, cosign_tags, is_signature
 
 _log = logging.getLogger(__name__)
 

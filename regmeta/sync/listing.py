@@ -15,6 +15,7 @@ from regmeta.errors import Error, InvalidName, without_frames
 from regmeta.ingest.known import known_tags
 from regmeta.ingest.known_referrers import KnownReferrers, known_referrers
 from regmeta.oci.digest import Digest
+from regmeta.oci.signatures import cosign_tags
 from regmeta.sources.registry.upstream import Upstream
 from regmeta.sync.items import ALL_TAGS, Item
 from regmeta.sync.look import Known
@@ -22,7 +23,6 @@ from regmeta.sync.mapping import destination_of
 from regmeta.sync.policy import ContentRule, Policy
 from regmeta.sync.records import KEYS_AT_ONCE, known_items
 from regmeta.sync.selection import exact_repositories, select_repositories, select_tags
-from regmeta.sync.signatures import cosign_tags
 from regmeta.sync.watched import Halt
 
 

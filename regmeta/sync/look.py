@@ -22,6 +22,7 @@ from regmeta.oci import media_types
 from regmeta.oci.descriptor import Descriptor
 from regmeta.oci.digest import Digest
 from regmeta.oci.manifest import Manifest
+from regmeta.oci.signatures import cosign_tags
 from regmeta.sources import Source
 from regmeta.sources.registry.image import RemoteImage
 from regmeta.sources.registry.upstream import Upstream
@@ -31,7 +32,6 @@ from regmeta.sync.converted import converted
 from regmeta.sync.items import Item, Look, Verdict
 from regmeta.sync.policy import Policy
 from regmeta.sync.records import ItemKey, KnownItem
-from regmeta.sync.signatures import cosign_tags
 from regmeta.sync.unread import Unread
 from regmeta.sync.watched import Stopped, WatchedSource
 

@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from typing import Final
 
 from regmeta.oci import globs, names
+from regmeta.oci.signatures import is_cosign_tag, is_referrers_tag
 from regmeta.oci.versions import Constraint, constraint, version_of
 from regmeta.sync.policy import ContentRule, Policy
-from regmeta.sync.signatures import is_cosign_tag, is_referrers_tag
 
 # What a regular expression spells when it is after the tags that companions have.
 _SPELT: Final = re.compile(r"sha256|sha512|sig|att|sbom")

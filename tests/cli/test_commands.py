@@ -80,7 +80,7 @@ def test_import_takes_all_named_images_and_skips_them_the_second_time(regmeta: C
 def test_import_of_one_tag_takes_only_that_one(regmeta: Command, layout: Path) -> None:
     make_layout(layout, 3)
     assert regmeta("import", layout, "hello", "--tag", "v1").code == 0
-    assert [tag["name"] for tag in regmeta("tag", "ls", "hello", "--json").json] == ["v1"]
+    assert [tag["name"] for tag in regmeta("tag", "ls", "hello", "--json").json["items"]] == ["v1"]
 
 
 def test_import_under_another_tag_needs_one_image(regmeta: Command, layout: Path) -> None:
@@ -88,13 +88,13 @@ def test_import_under_another_tag_needs_one_image(regmeta: Command, layout: Path
     refused = regmeta("import", layout, "hello:stable")
     assert (refused.code, "hello:stable" in refused.err, refused.out) == (2, True, "")
     assert regmeta("import", layout, "hello:stable", "-t", "v1").code == 0
-    assert [tag["name"] for tag in regmeta("tag", "ls", "hello", "--json").json] == ["stable"]
+    assert [tag["name"] for tag in regmeta("tag", "ls", "hello", "--json").json["items"]] == ["stable"]
 
 
 def test_import_without_a_destination_takes_the_name_of_the_source(regmeta: Command, tmp_path: Path) -> None:
     make_layout(tmp_path / "Some-App.tar", 1, tar=True)
     assert regmeta("import", tmp_path / "Some-App.tar").code == 0
-    assert [item["name"] for item in regmeta("repo", "ls", "--json").json] == ["some-app"]
+    assert [item["name"] for item in regmeta("repo", "ls", "--json").json["items"]] == ["some-app"]
 
 
 def test_import_of_all_takes_referrers_too(regmeta: Command, builder: LayoutBuilder, layout: Path) -> None:
@@ -103,9 +103,9 @@ def test_import_of_all_takes_referrers_too(regmeta: Command, builder: LayoutBuil
     builder.tag(builder.artifact(b"sbom", "application/sbom", image))
     builder.write(layout)
     assert regmeta("import", layout, "hello").code == 0
-    assert len(regmeta("manifest", "ls", "hello", "--json").json) == 1
+    assert len(regmeta("manifest", "ls", "hello", "--json").json["items"]) == 1
     assert regmeta("import", layout, "hello", "--all").code == 0
-    assert len(regmeta("manifest", "ls", "hello", "--json").json) == 2
+    assert len(regmeta("manifest", "ls", "hello", "--json").json["items"]) == 2
 
 
 def _with_bad_image(builder: LayoutBuilder, layout: Path) -> str:
@@ -126,7 +126,7 @@ def test_import_leaves_a_bad_image_out_and_reports_it(
     assert [item["status"] for item in done.json] == ["imported", "failed"]
     assert culprit in done.json[1]["error"]
     assert "1 failed" in done.err
-    assert [tag["name"] for tag in regmeta("tag", "ls", "hello", "--json").json] == ["good"]
+    assert [tag["name"] for tag in regmeta("tag", "ls", "hello", "--json").json["items"]] == ["good"]
 
 
 def test_atomic_import_takes_nothing_if_one_image_is_bad(
@@ -135,7 +135,7 @@ def test_atomic_import_takes_nothing_if_one_image_is_bad(
     culprit = _with_bad_image(builder, layout)
     done = regmeta("import", layout, "hello", "--atomic")
     assert (done.code, culprit in done.err, done.out) == (4, True, "")
-    assert regmeta("repo", "ls", "--json").json == []
+    assert regmeta("repo", "ls", "--json").json["items"] == []
 
 
 def test_sparse_import_takes_an_index_without_all_children(
@@ -171,7 +171,7 @@ def test_export_is_imported_again_and_refuses_to_overwrite(
     again = regmeta("export", "hello", tmp_path / name)
     assert (again.code, f"{tmp_path / name}: is there already" in again.err) == (2, True)
     assert regmeta("import", tmp_path / name, "copy").code == 0
-    found = {tag["name"]: tag["digest"] for tag in regmeta("tag", "ls", "copy", "--json").json}
+    found = {tag["name"]: tag["digest"] for tag in regmeta("tag", "ls", "copy", "--json").json["items"]}
     assert found == hello
 
 
@@ -196,7 +196,7 @@ def test_tag_is_moved_removed_and_its_history_is_kept(regmeta: Command, hello: d
     assert found["digest"] is None
     assert {item["digest"] for item in found["history"]} == set(hello.values())
     assert "(removed)" in regmeta("tag", "show", "hello:v0").out
-    assert [tag["name"] for tag in regmeta("tag", "ls", "hello", "--json").json] == ["v1"]
+    assert [tag["name"] for tag in regmeta("tag", "ls", "hello", "--json").json["items"]] == ["v1"]
     assert hello["v1"] in regmeta("tag", "ls", "hello").out
 
 
@@ -207,7 +207,7 @@ def test_manifest_is_shown_as_a_tree_as_json_and_raw(regmeta: Command, hello: di
     assert (found["digest"], len(found["tree"]["children"])) == (hello["v0"], 2)
     shown = regmeta("manifest", "show", "hello:v0")
     assert shown.out.count("layer ") == 4
-    assert len(regmeta("manifest", "ls", "hello", "--json").json) == 6
+    assert len(regmeta("manifest", "ls", "hello", "--json").json["items"]) == 6
     assert hello["v0"] in regmeta("manifest", "ls", "hello").out
 
 

@@ -28,15 +28,15 @@ def test_manifest_is_deleted_and_what_it_says_brings_it_back(regmeta: Command, h
     assert lines[3] == "removed: hello:v0"
     undo = lines[4].removeprefix("to undo it: regmeta ").split()
     assert regmeta("manifest", "show", f"hello@{digest}").code == 3
-    assert [tag["name"] for tag in regmeta("tag", "ls", "hello", "--json").json] == ["v1"]
-    assert len(regmeta("manifest", "ls", "hello", "--json").json) == 3
+    assert [tag["name"] for tag in regmeta("tag", "ls", "hello", "--json").json["items"]] == ["v1"]
+    assert len(regmeta("manifest", "ls", "hello", "--json").json["items"]) == 3
     listed = regmeta("manifest", "ls", "hello", "--deleted", "--json").json
     assert [(item["digest"], item["tags"]) for item in listed if item["tags"]] == [(digest, ["v0"])]
     assert "v0" in regmeta("manifest", "ls", "hello", "--deleted").out
     back = regmeta(*undo)
     assert back.code == 0
     assert back.err.splitlines()[-1] == "set again: hello:v0"
-    assert len(regmeta("manifest", "ls", "hello", "--json").json) == 6
+    assert len(regmeta("manifest", "ls", "hello", "--json").json["items"]) == 6
     assert regmeta("manifest", "ls", "hello", "--deleted", "--json").json == []
     assert regmeta("verify").code == 0
 
@@ -71,7 +71,7 @@ def test_manifest_commands_want_a_digest_and_say_where_to_find_one(
     assert refused.code == 2
     assert "REPOSITORY@DIGEST" in refused.err
     assert "'regmeta tag rm'" in refused.err
-    assert len(regmeta("tag", "ls", "hello", "--json").json) == 2
+    assert len(regmeta("tag", "ls", "hello", "--json").json["items"]) == 2
 
 
 def test_repository_is_deleted_shown_as_deleted_and_brought_back(
@@ -83,7 +83,7 @@ def test_repository_is_deleted_shown_as_deleted_and_brought_back(
     assert first == "hello is deleted: 2 tags, 6 manifests"
     assert second.startswith("to undo it, until ")
     assert second.endswith(": regmeta repo undelete hello")
-    assert regmeta("repo", "ls", "--json").json == []
+    assert regmeta("repo", "ls", "--json").json["items"] == []
     [listed] = regmeta("repo", "ls", "--deleted", "--json").json
     assert (listed["name"], listed["tags"], listed["state"]) == ("hello", 2, "deleted")
     assert "hello" in regmeta("repo", "ls", "--deleted").out
@@ -93,7 +93,7 @@ def test_repository_is_deleted_shown_as_deleted_and_brought_back(
     assert regmeta("repo", "rm", "hello").code == 3
     back = regmeta("repo", "undelete", "hello")
     assert (back.code, back.err) == (0, "hello is back with 2 tags\n")
-    assert {t["name"]: t["digest"] for t in regmeta("tag", "ls", "hello", "--json").json} == hello
+    assert {t["name"]: t["digest"] for t in regmeta("tag", "ls", "hello", "--json").json["items"]} == hello
     assert "state       active\n" in regmeta("repo", "show", "hello").out
     assert regmeta("repo", "undelete", "hello").code == 3
     assert regmeta("verify").code == 0
@@ -111,7 +111,7 @@ def test_deleted_things_are_in_a_backup_and_come_back_from_it(
     assert regmeta("verify").code == 0
     assert regmeta("repo", "undelete", "other").err == "other is back with 2 tags\n"
     assert regmeta("manifest", "undelete", f"hello@{hello['v0']}", "--tags").code == 0
-    assert len(regmeta("tag", "ls", "hello", "--json").json) == 2
+    assert len(regmeta("tag", "ls", "hello", "--json").json["items"]) == 2
 
 
 def test_blob_that_is_used_is_refused_and_one_that_is_not_here_is_not_found(

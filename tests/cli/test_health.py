@@ -119,7 +119,7 @@ def test_backup_and_restore_bring_back_what_came_after(
     done = regmeta("restore", copy, "--yes", "--json")
     assert (done.code, done.json["reconciled"]["repositories"], done.json["identity"]["epoch"]) == (0, 2, 2)
     assert Path(done.json["moved_aside"]).is_file()
-    assert [line["name"] for line in regmeta("repo", "ls", "--json").json] == ["hello", "later"]
+    assert [line["name"] for line in regmeta("repo", "ls", "--json").json["items"]] == ["hello", "later"]
     assert "on hold: restored from a copy" in regmeta("doctor").out
     assert regmeta("import", layout, "after").code == 0
 

@@ -34,7 +34,7 @@ def images(regmeta: Command, home: Path, tmp_path: Path) -> dict[str, Digest]:
 
 
 def live(regmeta: Command, repository: str = "team/app") -> set[str]:
-    return {tag["name"] for tag in regmeta("tag", "ls", repository, "--json").json}
+    return {tag["name"] for tag in regmeta("tag", "ls", repository, "--json").json["items"]}
 
 
 @pytest.mark.usefixtures("images")
@@ -205,7 +205,7 @@ def test_plan_whose_moment_was_edited_drops_no_tag_that_the_policy_keeps(
     document["drops"] = {
         "team/app": [
             {"tag": tag["name"], "digest": tag["digest"], "started_at": tag["started_at"]}
-            for tag in regmeta("tag", "ls", "team/app", "--json").json
+            for tag in regmeta("tag", "ls", "team/app", "--json").json["items"]
         ]
     }
     plan.write_text(json.dumps(document))

@@ -308,11 +308,11 @@ def test_deletions_that_are_not_plausible_are_refused_until_they_are_believed(
     refused = regmeta("sync", "run")
     assert refused.code == 6
     assert "--believe-deletes" in refused.err
-    assert len(regmeta("tag", "ls", "m/app", "--json").json) == 14
+    assert len(regmeta("tag", "ls", "m/app", "--json").json["items"]) == 14
     believed = regmeta("sync", "run", "--believe-deletes")
     assert believed.code == 0
     assert "12 removed" in believed.err
-    assert [tag["name"] for tag in regmeta("tag", "ls", "m/app", "--json").json] == ["v1", "v2"]
+    assert [tag["name"] for tag in regmeta("tag", "ls", "m/app", "--json").json["items"]] == ["v1", "v2"]
 
 
 # --- history ----------------------------------------------------------------------------------

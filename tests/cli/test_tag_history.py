@@ -115,9 +115,12 @@ def test_reads_at_a_time(regmeta: Command, digests: list[str], tmp_path: Path) -
     assert regmeta("tag", "show", "hello:moving", "--at", then, "--json").json["digest"] == first
     assert "then" in regmeta("tag", "show", "hello:moving", "--at", then).out
     assert regmeta("manifest", "show", "hello:moving", "--at", then, "--json").json["digest"] == first
-    found = {tag["name"]: tag["digest"] for tag in regmeta("tag", "ls", "hello", "--at", then, "--json").json}
+    found = {
+        tag["name"]: tag["digest"]
+        for tag in regmeta("tag", "ls", "hello", "--at", then, "--json").json["items"]
+    }
     assert found == {"v0": first, "v1": second, "moving": first}
-    assert len(regmeta("manifest", "ls", "hello", "--at", then, "--json").json) == 2
+    assert len(regmeta("manifest", "ls", "hello", "--at", then, "--json").json["items"]) == 2
     target = tmp_path / "then.tar"
     assert regmeta("export", "hello:moving", target, "--at", then).code == 0
     assert regmeta("tag", "ls", "hello", "--at", newest["started_at"]).code == 0

@@ -15,6 +15,9 @@ from regmeta.maintain.delete.repository import delete_repository
 from regmeta.maintain.delete.undelete import undelete_repository
 from regmeta.oci.names import Reference
 from regmeta.query import catalog, deleted, tree
+from regmeta.query.lists.manifests import manifests
+from regmeta.query.lists.repositories import repositories
+from regmeta.query.lists.tags import tags as list_tags
 from tests.builders import Json, LayoutBuilder, digest_of
 from tests.support.deleting import assert_verified, events, here, state, stored
 from tests.support.registry import (
@@ -48,11 +51,11 @@ def image(writing: Writing, builder: LayoutBuilder, layout: Path) -> Json:
 def test_deleted_repository_is_found_by_no_reader(writing: Writing, image: Json) -> None:
     report = delete_repository(writing.writer, "app")
     assert (report.repository, report.tags, report.manifests) == ("app", 2, 3)
-    assert catalog.repositories(writing.database) == []
+    assert repositories(writing.database).items == ()
     for read in (
-        lambda: catalog.tags(writing.database, "app"),
+        lambda: list_tags(writing.database, "app"),
         lambda: catalog.tag(writing.database, "app", "v1"),
-        lambda: catalog.manifests(writing.database, "app"),
+        lambda: manifests(writing.database, "app"),
         lambda: catalog.resolve(writing.database, Reference.parse("app:v1")),
         lambda: tree.image(writing.database, Reference.parse(f"app@{image['digest']}")),
     ):

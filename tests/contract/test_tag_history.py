@@ -19,7 +19,8 @@ from regmeta.maintain.delete.manifest import delete_manifest
 from regmeta.models.base import UtcTime
 from regmeta.oci.digest import Digest
 from regmeta.oci.names import Reference
-from regmeta.query import catalog, history
+from regmeta.query import history
+from regmeta.query.lists.manifests import manifests
 from regmeta.query.results import TagValue
 from regmeta.settings import Settings
 from regmeta.store.exports import open_export
@@ -254,10 +255,10 @@ def test_deleted_image_comes_back_with_all_that_it_lists(
     index = builder.index(children)
     commit_one(writing, builder, index, layout)
     delete_manifest(writing.writer, "app", digest_of(index), cascade=True)
-    assert catalog.manifests(writing.database, "app") == []
+    assert manifests(writing.database, "app").items == ()
     restore_tag(writing.writer, "app", "v1", Wanted())
     assert tags(writing.database) == {"v1": digest_of(index)}
-    here = {item.digest for item in catalog.manifests(writing.database, "app")}
+    here = {item.digest for item in manifests(writing.database, "app").items}
     assert here == {digest_of(item) for item in (index, *children)}
     assert verified(writing.database, writing.store).findings == []
 

@@ -20,6 +20,8 @@ from regmeta.maintain.delete.repository import delete_repository
 from regmeta.oci.digest import Digest
 from regmeta.oci.names import Reference
 from regmeta.query import catalog, moments, tree
+from regmeta.query.lists.manifests import manifests
+from regmeta.query.lists.tags import tags
 from regmeta.store.exports import open_export
 from tests.builders import Json, LayoutBuilder, digest_of
 from tests.support.clock import let_pass
@@ -79,19 +81,20 @@ def test_tag_is_what_its_interval_says_from_its_start_to_just_before_its_end(pas
 def test_every_read_tells_the_same_past(past: Past, layout: Path) -> None:
     database, moved = past.writing.database, past.times["moved"]
     second = past.digests[1]
-    listed = catalog.tags(database, "app", at=moved)
+    listed = tags(database, "app", at=moved).items
     assert [(tag.name, tag.digest, tag.is_here) for tag in listed] == [
         ("other", second, True),
         ("v1", second, True),
     ]
-    assert [tag.name for tag in catalog.tags(database, "app", at=moved, after="other")] == ["v1"]
+    first_page = tags(database, "app", at=moved, limit=1)
+    assert [tag.name for tag in tags(database, "app", at=moved, after=first_page.next).items] == ["v1"]
     image = tree.image(database, Reference.parse("app:v1"), moved)
     assert (image.digest, image.tags) == (second, ("other", "v1"))
     content = tree.content(database, Reference.parse("app:v1"), moved)
     assert Digest.of(content) == second
-    then = {item.digest: item.tags for item in catalog.manifests(database, "app", at=moved)}
+    then = {item.digest: item.tags for item in manifests(database, "app", at=moved).items}
     assert then == {past.digests[0]: (), second: ("other", "v1")}
-    assert catalog.manifests(database, "app", at=past.times["made"])[0].tags == ("v1",)
+    assert manifests(database, "app", at=past.times["made"]).items[0].tags == ("v1",)
     shown = catalog.tag(database, "app", "v1", past.times["made"])
     assert shown.digest == past.digests[0]
     assert [(item.digest, item.ended_at, item.ended_by) for item in shown.history] == [
@@ -103,7 +106,7 @@ def test_now_is_not_changed_by_the_past(past: Past) -> None:
     before = dump(past.writing.database)
     resolve(past, "app:v1", past.times["made"])
     assert dump(past.writing.database) == before
-    assert [tag.name for tag in catalog.tags(past.writing.database, "app")] == ["other"]
+    assert [tag.name for tag in tags(past.writing.database, "app").items] == ["other"]
 
 
 def test_manifest_that_was_deleted_by_digest_is_there_until_then(past: Past) -> None:
@@ -118,13 +121,11 @@ def test_manifest_that_was_deleted_by_digest_is_there_until_then(past: Past) -> 
         resolve(past, f"app@{first}", now + timedelta(hours=1))
     with pytest.raises(errors.NotFound, match=f"app@{first}: no such manifest at"):
         resolve(past, f"app@{first}", past.times["made"] - timedelta(days=1))
-    assert {item.digest for item in catalog.manifests(database, "app", at=past.times["removed"])} == {
+    assert {item.digest for item in manifests(database, "app", at=past.times["removed"]).items} == {
         first,
         second,
     }
-    assert [item.digest for item in catalog.manifests(database, "app", at=now + timedelta(hours=1))] == [
-        second
-    ]
+    assert [item.digest for item in manifests(database, "app", at=now + timedelta(hours=1)).items] == [second]
 
 
 def test_deleted_repository_is_readable_before_its_deletion(past: Past) -> None:
@@ -132,12 +133,12 @@ def test_deleted_repository_is_readable_before_its_deletion(past: Past) -> None:
     delete_repository(past.writing.writer, "app")
     database = past.writing.database
     with pytest.raises(errors.NotFound):
-        catalog.tags(database, "app")
-    assert [tag.name for tag in catalog.tags(database, "app", at=past.times["removed"])] == ["other"]
+        tags(database, "app")
+    assert [tag.name for tag in tags(database, "app", at=past.times["removed"]).items] == ["other"]
     assert resolve(past, "app:v1", past.times["made"]) == past.digests[0]
     for at in (past.times["made"] - timedelta(days=1), past.times["removed"] + timedelta(days=1)):
         with pytest.raises(errors.NotFound, match="app: no such repository at 20"):
-            catalog.tags(database, "app", at=at)
+            tags(database, "app", at=at)
         with pytest.raises(errors.NotFound):
             resolve(past, "app:other", at)
 
@@ -179,9 +180,9 @@ def test_image_that_was_collected_since_is_named_by_its_digest(
 
 def test_list_of_the_past_shows_what_was_collected_as_such(collected: Past) -> None:
     database = collected.writing.database
-    [tag] = catalog.tags(database, "app", at=collected.times["made"])
+    [tag] = tags(database, "app", at=collected.times["made"]).items
     assert (tag.name, tag.digest, tag.kind, tag.is_here) == ("v1", collected.digests[0], None, False)
-    found = catalog.manifests(database, "app", at=collected.times["moved"])
+    found = manifests(database, "app", at=collected.times["moved"]).items
     assert [item.digest for item in found] == [collected.digests[1]]
 
 
@@ -202,7 +203,7 @@ def test_image_that_came_again_is_read_at_the_old_time(
     commit_one(collected.writing, builder, collected.images[0], layout, tag="again")
     at = collected.times["made"]
     assert resolve(collected, "app:v1", at) == collected.digests[0]
-    assert catalog.tags(collected.writing.database, "app", at=at)[0].is_here
+    assert tags(collected.writing.database, "app", at=at).items[0].is_here
 
 
 # --- times ------------------------------------------------------------------------------------

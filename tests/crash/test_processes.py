@@ -124,12 +124,12 @@ def test_import_that_is_frozen_holds_nobody_up_and_commits_when_it_goes_on(
         began_s = time.monotonic()
         for number in range(rounds):
             assert len(ask(settings, "status")["open_ingests"]) == 1
-            listed = [item["name"] for item in ask(settings, "repo", "ls")]
+            listed = [item["name"] for item in ask(settings, "repo", "ls")["items"]]
             assert listed == [*(f"new/r{n}" for n in range(number)), "other"]
             run(settings, "tag", "set", "other:moved", str(made[f"v{number % 2}"]))
             make_layout(tmp_path / f"l{number}", 1, seed=number + 1)
             run(settings, "import", str(tmp_path / f"l{number}"), f"new/r{number}")
-            assert len(ask(settings, "tag", "ls", "other")) == 3
+            assert len(ask(settings, "tag", "ls", "other")["items"]) == 3
             run(settings, "manifest", "show", "other:moved")
         assert time.monotonic() - began_s < 60
         process.send_signal(signal.SIGCONT)

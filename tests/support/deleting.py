@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from regmeta.app import Writing
 from regmeta.oci.digest import Digest
-from regmeta.query import catalog
+from regmeta.query.lists import every
+from regmeta.query.lists.manifests import manifests
 from tests.support.registry import rows
 from tests.support.verified import verified
 
 
 def here(writing: Writing, repository: str = "app") -> set[Digest]:
     """Return the manifests that readers find."""
-    return {item.digest for item in catalog.manifests(writing.database, repository)}
+    found = every(lambda after: manifests(writing.database, repository, after=after))
+    return {item.digest for item in found if item.digest is not None}
 
 
 def stored(writing: Writing) -> set[Digest]:

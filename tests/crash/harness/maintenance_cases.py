@@ -4,23 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from datetime import UTC, datetime, timedelta
 from typing import Final, NoReturn
 
 from regmeta import app
 from regmeta.app import backups, rebuilding, reconciling, repairing, retention, verification
 from regmeta.errors import ConstraintViolated, StoreUnavailable
+from regmeta.ingest.favorites import set_favorite
+from regmeta.ingest.pulls import Pull, record_pulls
 from regmeta.maintain import schema
 from regmeta.maintain.collect import dead_objects, manifests
 from regmeta.maintain.collect.again import retry_now
 from regmeta.maintain.collect.hold import CollectionPaused
 from regmeta.maintain.collect.run import collect
 from regmeta.maintain.collect.sweep import sweep
+from regmeta.maintain.feed import prune_events
 from regmeta.maintain.rebuild.report import NoProgress
+from regmeta.maintain.search import check_search, rebuild_search
+from regmeta.maintain.usage import record_usage
+from regmeta.oci.folding import text_key
 from tests.crash.harness.bases import PLAN, with_policies
 from tests.crash.harness.children import Acknowledge
+from tests.crash.harness.images import REPOSITORY
 from tests.crash.harness.places import Place
 from tests.crash.harness.use_case import UseCase
-from tests.support.registry import AT_ONCE
+from tests.support.registry import AT_ONCE, tags
 
 
 def _collect(place: Place, acknowledge: Acknowledge) -> None:
@@ -120,6 +128,41 @@ def _apply_retention(place: Place, acknowledge: Acknowledge) -> None:
     acknowledge("finished")
 
 
+def _statistics(place: Place, acknowledge: Acknowledge) -> None:
+    """Count a pull, star, measure, and delete old events. Run again it counts again; nothing else changes."""
+    with app.open_for_writing(place.settings) as registry:
+        database = registry.database
+        digest = min(tags(database, REPOSITORY).values(), key=str)
+        record_pulls(database, [Pull(REPOSITORY, digest, None, datetime.now(UTC))])
+        set_favorite(database, "ann", "star", REPOSITORY)
+        record_usage(database, _Quiet())
+        prune_events(database, timedelta())
+    acknowledge("finished")
+
+
+def _rebuild_search(place: Place, acknowledge: Acknowledge) -> None:
+    """Another program has changed something of each kind."""
+    with app.open_for_writing(place.settings) as registry:
+        unused = text_key("nothing says this")
+        with registry.database.engine.begin() as connection:
+            for statement in (
+                "UPDATE repositories SET leaf = 'x'",
+                "DELETE FROM tag_names",
+                "INSERT INTO tag_names (name, folded) VALUES ('Unused', 'x')",
+                "DELETE FROM label_texts",
+                f"INSERT INTO label_texts (id, folded) VALUES (5, 'wrong'), ({unused}, 'nothing says this')",
+                "UPDATE labels SET text_key = 1",
+            ):
+                connection.exec_driver_sql(statement)
+            if registry.database.is_sqlite:
+                connection.exec_driver_sql(
+                    "INSERT INTO repositories_fts (repositories_fts) VALUES ('delete-all')"
+                )
+        rebuild_search(registry.database, _Quiet())
+        assert list(check_search(registry.database, _Quiet())) == []
+    acknowledge("finished")
+
+
 class _Quiet:
     """Is told how a verification gets on, and tells nobody."""
 
@@ -176,4 +219,6 @@ MAINTENANCE_CASES: Final = (
     UseCase("retention apply", "planned", _apply_retention),
     UseCase("collect failing", "garbage", _collect_from_a_failing_disk),
     UseCase("collect refused", "garbage", _collect_what_is_refused),
+    UseCase("rebuild search", "imported", _rebuild_search),
+    UseCase("statistics", "imported", _statistics),
 )

@@ -8,7 +8,7 @@ from regmeta.oci import media_types
 from regmeta.oci.descriptor import Descriptor
 from regmeta.oci.digest import Digest
 from regmeta.oci.names import is_tag, referrers_tag
-from regmeta.sync.signatures import cosign_tags, is_cosign_tag, is_referrers_tag, is_signature
+from regmeta.oci.signatures import cosign_tags, is_cosign_tag, is_referrers_tag, is_signature
 
 DIGESTS = [Digest.of(b"x"), Digest.of(b"x", "sha512")]
 

@@ -1,0 +1,122 @@
+"""Finding a term in texts by the databases' trigrams, and by ranges of ordered names.
+
+A substring is looked for only if its trigrams lead to it on both databases: so no question scans a table,
+and both answer the same. SQLite takes any three characters in a row; PostgreSQL those of a word of letters
+and digits, and of its edges.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any, Final, Literal
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from regmeta.models.search import SEARCHED
+from regmeta.query.search.found import CANDIDATES
+
+_TOP: Final = "\U0010ffff"
+_TRIGRAMS: Final = 8  # of a term, that SQLite reads the lists of
+
+
+def has_trigram(term: str) -> bool:
+    """Tell whether *term* can be looked for inside texts; if not, only names that start with it are found."""
+    return any(_is_usable(term[start : start + 3]) for start in range(len(term) - 2))
+
+
+def _is_usable(three: str) -> bool:
+    """Tell whether there is a whole trigram: a word has an edge of two before it and one of one behind it."""
+    _, two, last = (character.isalnum() for character in three)
+    return two or last  # "a--" has a letter and one character of its edge
+
+
+Way = Literal["rowids", "bitmap", "ids"]
+
+
+def way_to(connection: Connection, model: Any, term: str) -> Way:
+    """Return how the rows of *model* that hold a term are best found.
+
+    SQLite's trigrams give rows in the order of their ids. PostgreSQL's give all of them, to be sorted: slow
+    where very many hold the term, and then reading rows by id until enough do is not. What its planner
+    takes is often the wrong one (rows read by id seem cheap to it), so its guess of how many rows
+    there are is asked for, which takes no longer than planning.
+    """
+    if connection.dialect.name == "sqlite":
+        return "rowids"
+    rows = int(
+        connection.execute(_estimate(model), parameters_of(term, is_sqlite=False)).scalar_one()[0]["Plan"][
+            "Plan Rows"
+        ]
+    )
+    table_rows = connection.execute(_TABLE_ROWS, {"of": str(model.__tablename__)}).scalar_one()
+    # A row by id costs about three times one by trigrams: where both ways cost the same, they are this many.
+    return "ids" if rows * rows > 3 * CANDIDATES * max(int(table_rows), 0) else "bitmap"
+
+
+_TABLE_ROWS: Final = sa.text("SELECT reltuples::bigint FROM pg_class WHERE oid = CAST(:of AS regclass)")
+
+
+@lru_cache(maxsize=3)
+def _estimate(model: Any) -> Any:
+    table = str(model.__tablename__)
+    pattern: Any = sa.bindparam("pattern", type_=sa.String(), literal_execute=True)
+    explain = f"EXPLAIN (FORMAT JSON) SELECT 1 FROM {table} WHERE {SEARCHED[table]} LIKE :pattern"  # noqa: S608
+    return sa.text(explain).bindparams(pattern)
+
+
+def holding(columns: Any, model: Any, way: Way) -> sa.Select[Any]:
+    """Return the statement of the rows that hold a term; its parameters are parameters_of().
+
+    *columns* selects from *model*, one of the tables that are searched. Of the ``CANDIDATES`` rows with the
+    lowest ids it gives the first ``page``, those that start with the term before the others, then by text;
+    ``candidates`` says how many there are.
+    """
+    table = str(model.__tablename__)
+    text = getattr(model, SEARCHED[table])
+    term = sa.bindparam("term", type_=sa.String())
+    if way == "rowids":
+        fts = sa.table(f"{table}_fts", sa.column("rowid", sa.Integer()))
+        # The sign keeps SQLite from asking the trigram table row by row.
+        rowid: Any = sa.literal_column(f"+{table}_fts.rowid")
+        matches: Any = sa.literal_column(f"{table}_fts").op("MATCH", is_comparison=True)
+        found = columns.select_from(sa.join(fts, model, model.id == rowid)).where(
+            matches(sa.bindparam("trigrams", type_=sa.String())), sa.func.instr(text, term) > 0
+        )
+        order: Any = fts.c.rowid
+    else:
+        # Written into the statement: a plan that is made for any pattern does not use the trigrams.
+        pattern: Any = sa.bindparam("pattern", type_=sa.String(), literal_execute=True)
+        found = columns.where(text.op("LIKE", is_comparison=True)(pattern))
+        order = model.id
+        if way == "bitmap":
+            all_of_them = found.cte().prefix_with("MATERIALIZED")
+            found, order = sa.select(all_of_them), all_of_them.c.id
+    ranked = found.order_by(order).limit(CANDIDATES).subquery()
+    named = ranked.c[SEARCHED[table]]
+    is_inside = sa.func.substr(named, 1, sa.bindparam("length", type_=sa.Integer())) != term
+    last = [column for column in ranked.c if column.key == "name"]
+    counted = sa.select(ranked, sa.func.count().over().label("candidates"))
+    return counted.order_by(is_inside, named, *last).limit(sa.bindparam("page"))
+
+
+def parameters_of(term: str, *, is_sqlite: bool) -> dict[str, Any]:
+    """Return what a statement of holding() looks for."""
+    of: dict[str, Any] = {"term": term, "length": len(term)}
+    if not is_sqlite:
+        escaped = "".join(f"\\{character}" if character in "%_\\" else character for character in term)
+        return {**of, "pattern": f"%{escaped}%"}
+    # Side by side they find about what all of them do, in a third of the time; the text itself decides.
+    starts = [*range(0, len(term) - 3, 3), len(term) - 3]
+    step = -(-len(starts) // _TRIGRAMS)
+    trigrams = {term[start : start + 3].replace('"', '""') for start in starts[::-1][::step]}
+    return {**of, "trigrams": " AND ".join(f'"{trigram}"' for trigram in sorted(trigrams))}
+
+
+def behind(prefix: str) -> str:
+    """Return the least text, in byte order, behind all that start with *prefix*."""
+    kept = prefix.rstrip(_TOP)
+    if not kept:
+        return _TOP * 256
+    code = ord(kept[-1]) + 1
+    return kept[:-1] + chr(0xE000 if 0xD800 <= code < 0xE000 else code)

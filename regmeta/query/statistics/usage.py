@@ -1,0 +1,293 @@
+"""How much room repositories take, one by one, and together below a prefix.
+
+``logical_bytes``    each blob once for each image that names it, and manifests: the sum of all images
+``unique_bytes``     each blob once: what is stored for it
+``exclusive_bytes``  of these, blobs that nothing else links: what could be given back if it were deleted
+``shared_bytes``     the others
+
+:func:`usage` is computed from the rows of now, from each link of the repositories in question to a blob: some
+seconds for a million. For a list of the whole registry there are samples of each day (:func:`sampled_usage`):
+one page of an index. What those who may not see all are told is exclusive is so for everybody.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from functools import lru_cache
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+from sqlalchemy.orm import aliased
+
+from regmeta import models
+from regmeta.db import Database
+from regmeta.errors import NotFound, UsageError
+from regmeta.query import cursors
+from regmeta.query.results import Page
+from regmeta.query.statistics.measure import SOME, Measured, measure
+from regmeta.query.visibility import Visibility, seen
+
+PAGE: Final = 100
+
+_repository = models.Repository
+_sample = models.UsageSample
+_REPOSITORIES: Final = (
+    sa.select(_repository.id, _repository.name)
+    .where(_repository.state == "active")
+    .order_by(_repository.name)
+)
+_BELOW_PREFIX: Final = sa.or_(
+    _repository.name == sa.bindparam("prefix"),
+    sa.and_(_repository.name > sa.bindparam("from"), _repository.name < sa.bindparam("to")),
+)
+_BELOW: Final = _REPOSITORIES.where(_BELOW_PREFIX)
+_NEWEST_DAY: Final = sa.select(sa.func.max(_sample.day)).where(
+    _sample.day < sa.func.coalesce(sa.bindparam("before", type_=sa.BigInteger()), 2**31 - 1)
+)
+_LAST_SAMPLED: Final = sa.select(sa.func.max(_sample.repository_id)).where(_sample.day == sa.bindparam("day"))
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What one repository, or all below a prefix, hold. ``sampled_at`` is None if it was computed now."""
+
+    name: str
+    repositories: int
+    tags: int
+    manifests: int
+    blobs: int
+    logical_bytes: int
+    unique_bytes: int
+    exclusive_bytes: int
+    sampled_at: datetime | None = None
+
+    @property
+    def shared_bytes(self) -> int:
+        """How much is held by others as well."""
+        return self.unique_bytes - self.exclusive_bytes
+
+
+def usage(
+    database: Database,
+    prefix: str | None = None,
+    *,
+    depth: int | None = None,
+    visible: Visibility | None = None,
+) -> tuple[Usage, ...]:
+    """Return what is held now by each repository that is *prefix* or below it, the greatest first.
+
+    With *depth* they are put together by so many components of their names; 0 is all of them in one. What
+    several of one group hold counts once, and is exclusive if nobody outside the group holds it.
+
+    Raises:
+        NotFound: no repository is there.
+        UsageError: *depth* is negative.
+    """
+    if depth is not None and depth < 0:
+        raise UsageError(f"depth: {depth}: give 0 or more")
+    with database.read() as connection:
+        rows = _repositories(connection, prefix, visible)
+        if not rows and prefix is not None:
+            raise NotFound(f"{prefix}: no such repository, and none below it")
+        groups: dict[str, list[int]] = {}
+        for number, name in rows:
+            groups.setdefault(_group(name, prefix, depth), []).append(number)
+        ids = [number for number, _ in rows]
+        single: dict[int, Measured] = {}
+        for start in range(0, len(ids), SOME):
+            single |= measure(connection, ids[start : start + SOME])
+        found = []
+        for name, group in groups.items():
+            parts = [single[number] for number in group]
+            together = None
+            if len(parts) > 1:
+                ranges = [prefix, name if depth else None]
+                together = _together(connection, tuple(each for each in ranges if each is not None), visible)
+            found.append(_of_group(name, parts, together))
+    return tuple(sorted(found, key=lambda each: (-each.unique_bytes, each.name)))
+
+
+def sampled_usage(
+    database: Database,
+    prefix: str | None = None,
+    *,
+    after: str | None = None,
+    limit: int = PAGE,
+    visible: Visibility | None = None,
+) -> Page[Usage]:
+    """Return one page of what repositories held when they were last sampled, the greatest first.
+
+    It is that of the newest day whose samples are complete; see ``regmeta usage record``. Empty if there is
+    none. Repositories that came since are not in it.
+
+    Raises:
+        UsageError: *after* is no cursor of this list.
+    """
+    question = f"usage {prefix!r}"
+    of: dict[str, Any] = {"page": limit + 1}
+    keys = None
+    if after is not None:
+        keys = cursors.decode(question, after, (int, int, int))
+        of |= {"bytes": keys[1], "id": keys[2]}
+    with database.read() as connection:
+        day = keys[0] if keys is not None else sampled_day(connection)
+        if day is None:
+            return Page((), None)
+        of |= {"day": day, **(_range(prefix) if prefix is not None else {})}
+        statement = _sampled(prefix is not None, after is not None)
+        rows: Any = connection.execute(seen(statement, visible), of).all()
+    items = tuple(
+        Usage(
+            row.name,
+            1,
+            row.tags,
+            row.manifests,
+            row.blobs,
+            row.logical_bytes,
+            row.unique_bytes,
+            row.exclusive_bytes,
+            row.sampled_at,
+        )
+        for row in rows[:limit]
+    )
+    if len(rows) <= limit:
+        return Page(items, None)
+    last = rows[limit - 1]
+    return Page(items, cursors.encode(question, (int(str(day)), last.unique_bytes, last.repository_id)))
+
+
+def sampled_day(connection: Connection) -> int | None:
+    """Return the newest day whose samples are complete, None if there is none.
+
+    Repositories are sampled by their ids, so a day that does not go as far as the one before is unfinished.
+    """
+    newest = connection.execute(_NEWEST_DAY, {"before": None}).scalar()
+    if newest is None:
+        return None
+    earlier = connection.execute(_NEWEST_DAY, {"before": newest}).scalar()
+    if earlier is None:
+        return newest
+    reached = [connection.execute(_LAST_SAMPLED, {"day": day}).scalar() or 0 for day in (newest, earlier)]
+    return newest if reached[0] >= reached[1] else earlier
+
+
+def _repositories(
+    connection: Connection, prefix: str | None, visible: Visibility | None
+) -> list[tuple[int, str]]:
+    if prefix is None:
+        rows: Any = connection.execute(seen(_REPOSITORIES, visible))
+    else:
+        rows = connection.execute(seen(_BELOW, visible), _range(prefix))
+    return [(number, name) for number, name in rows]
+
+
+def _range(prefix: str) -> dict[str, str]:
+    """Return the values of a condition like that of ``visibility.under``."""
+    return {"prefix": prefix, "from": f"{prefix}/", "to": f"{prefix}0"}
+
+
+def _group(name: str, prefix: str | None, depth: int | None) -> str:
+    if depth is None:
+        return name
+    if depth == 0:
+        return prefix or "(all)"
+    return "/".join(name.split("/")[:depth])
+
+
+def _of_group(name: str, parts: list[Measured], together: tuple[int, int, int] | None) -> Usage:
+    only = parts[0]
+    blobs, unique, exclusive = together or (only.blobs, only.unique_bytes, only.exclusive_bytes)
+    return Usage(
+        name,
+        len(parts),
+        sum(part.tags for part in parts),
+        sum(part.manifests for part in parts),
+        blobs,
+        sum(part.logical_bytes for part in parts),
+        unique,
+        exclusive,
+    )
+
+
+def _together(
+    connection: Connection, ranges: tuple[str, ...], visible: Visibility | None
+) -> tuple[int, int, int]:
+    """Return how many blobs the repositories in all of some ranges of names hold, and their bytes.
+
+    The last number is the bytes of those that nobody else holds.
+    """
+    of = {f"{key}_{at}": value for at, each in enumerate(ranges) for key, value in _range(each).items()}
+    statement = _of_all(len(ranges)) if visible is None else _together_statement(len(ranges), visible)
+    blobs, unique, exclusive = connection.execute(statement, of).one()
+    return blobs, int(unique or 0), int(exclusive or 0)
+
+
+@lru_cache
+def _of_all(ranges: int) -> Any:
+    return _together_statement(ranges, None)
+
+
+def _together_statement(ranges: int, visible: Visibility | None) -> Any:
+    inside, other = aliased(_repository), aliased(_repository)
+    link, other_link = aliased(models.RepositoryBlob), aliased(models.RepositoryBlob)
+
+    def belongs(repository: Any) -> sa.ColumnElement[bool]:
+        conditions = [repository.state == "active", *(_in_range(repository.name, at) for at in range(ranges))]
+        return sa.and_(*conditions, *(() if visible is None else (visible(repository),)))
+
+    held = (
+        sa.select(link.blob_id.label("id"))
+        .join(inside, inside.id == link.repository_id)
+        .where(belongs(inside))
+        .distinct()
+        .subquery()
+    )
+    is_elsewhere = sa.exists().where(
+        other_link.blob_id == models.Blob.id, other.id == other_link.repository_id, sa.not_(belongs(other))
+    )
+    return (
+        sa.select(
+            sa.func.count(),
+            sa.func.sum(models.Blob.size_bytes),
+            sa.func.sum(sa.case((is_elsewhere, 0), else_=models.Blob.size_bytes)),
+        )
+        .select_from(held)
+        .join(models.Blob, models.Blob.id == held.c.id)
+    )
+
+
+def _in_range(name: Any, at: int) -> sa.ColumnElement[bool]:
+    """Return the condition that *visibility.under* makes, with parameters."""
+    return sa.or_(
+        name == sa.bindparam(f"prefix_{at}"),
+        sa.and_(name > sa.bindparam(f"from_{at}"), name < sa.bindparam(f"to_{at}")),
+    )
+
+
+@lru_cache
+def _sampled(has_prefix: bool, is_next: bool) -> Any:
+    statement = (
+        sa.select(
+            _repository.name,
+            _sample.repository_id,
+            _sample.tags,
+            _sample.manifests,
+            _sample.blobs,
+            _sample.logical_bytes,
+            _sample.unique_bytes,
+            _sample.exclusive_bytes,
+            _sample.sampled_at,
+        )
+        .join(_repository, _repository.id == _sample.repository_id)
+        .where(_sample.day == sa.bindparam("day"), _repository.state == "active")
+        .order_by(_sample.unique_bytes.desc(), _sample.repository_id.desc())
+        .limit(sa.bindparam("page"))
+    )
+    if has_prefix:
+        statement = statement.where(_BELOW_PREFIX)
+    if is_next:
+        key = sa.tuple_(_sample.unique_bytes, _sample.repository_id)
+        statement = statement.where(key < sa.tuple_(sa.bindparam("bytes"), sa.bindparam("id")))
+    return statement
