@@ -179,9 +179,10 @@ def largest_blobs(raw: Raw, _: Any) -> Rows:
 
 
 def events(raw: Raw, _: Any) -> Rows:
+    order = "e.id" if raw.is_sqlite else "e.transaction_id, e.id"
     return raw.rows(
         "SELECT e.*, r.name FROM events e JOIN repositories r ON r.id = e.repository_id"
-        " ORDER BY e.transaction_id, e.id LIMIT 101"
+        f" WHERE e.transaction_id IS NOT NULL ORDER BY {order} LIMIT 101"
     )
 
 

@@ -194,7 +194,6 @@ CASES: Final[tuple[Case, ...]] = (
         lambda database, of: lineage.derived(database, _by_digest(of)),
         by_hand.derived,
         p50_ms=5,
-        steady=True,
     ),
     Case(
         "search: a word",

@@ -18,6 +18,7 @@ from benchmarks.report import Target
 from regmeta.db import Database
 
 PAGES_OVER: Final = 40  # draws that pages are counted over
+REPORTS: Final = 3  # draws of a query that reads whole tables
 PLANS_OVER: Final = 3  # draws whose plans are looked at
 STEADY_PERCENT: Final = 20
 
@@ -71,7 +72,7 @@ def measure(url: str, cases: Sequence[Case], draws: int) -> dict[str, Measured]:
 def _case(
     database: Database, raw: Raw, parameters: Parameters, levels: Levels | None, case: Case, draws: int
 ) -> Measured:
-    drawn = [case.draw(parameters) for _ in range(draws)]
+    drawn = [case.draw(parameters) for _ in range(min(draws, REPORTS) if case.reports else draws)]
     for each in drawn[: max(20, draws // 5)]:
         case.call(database, each)
     ours: list[_Time] = []

@@ -115,6 +115,7 @@ app.add_typer(events.app, name="events")
 app.add_typer(collection.app, name="gc")
 app.add_typer(retention.app, name="retention")
 app.add_typer(sync.app, name="sync")
+database.app.command("rebuild-search")(search.rebuild_search)
 app.add_typer(database.app, name="db")
 
 

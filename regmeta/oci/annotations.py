@@ -11,9 +11,9 @@ An index has no configuration: its own annotations come first, then its images a
 other, in the order in which it lists them, each by the whole order above. An image that does not say a field
 is passed over for that field only.
 
-The time of creation is looked for in the annotations (1, 2) and then in the configuration: its ``created``,
-and where that is missing its newest history entry. Labels are left out here, since an image inherits those of
-its base: they would tell when the base was made. A time that is none, or that is the year 1, which builders
+The time of creation is looked for in the annotations (1, 2) and then in the configuration's ``created``.
+Labels are left out here, since an image inherits those of its base: they would tell when the base was made. A
+time that is none, or that is the year 1, which builders
 write for "unknown", says nothing.
 """
 

@@ -26,10 +26,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class ImageConfig:
-    """What is known of an image from its configuration; a field is None where it is not said.
-
-    Where there is no ``created`` it was made when the newest entry of its history was.
-    """
+    """What is known of an image from its configuration; a field is None where it is not said."""
 
     os: str | None = None
     architecture: str | None = None
@@ -97,7 +94,7 @@ def parse(content: bytes) -> ImageConfig:
         _text(document, "os"),
         _text(document, "architecture"),
         _text(document, "variant"),
-        parse_time(document.get("created")) or _newest(document.get("history")),
+        parse_time(document.get("created")),
         _labels(document.get("config")),
         _diff_ids(document.get("rootfs")),
     )
@@ -195,13 +192,6 @@ def _entry(item: object) -> HistoryEntry:
         _text(item, "comment"),
         item.get("empty_layer") is True,
     )
-
-
-def _newest(entries: object) -> datetime | None:
-    if not isinstance(entries, list):
-        return None
-    times = (parse_time(item.get("created")) for item in entries if isinstance(item, dict))
-    return max((at for at in times if at is not None), default=None)
 
 
 def _text(document: dict[str, Any], name: str) -> str | None:

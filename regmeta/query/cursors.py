@@ -1,8 +1,8 @@
 """Where a page of a list ends, as an opaque text that the next page starts behind.
 
-A cursor holds the values of the sort keys in the last row, the unique tie-break included, and no row number: so
-rows that others insert and delete meanwhile move no other row over the edge of a page. It also holds a mark of
-the question, since the keys of one order mean nothing in another.
+A cursor holds the values of the sort keys in the last row, the unique tie-break included, and no row number:
+so rows that others insert and delete meanwhile move no other row over the edge of a page. It also holds a
+mark of the question, since the keys of one order mean nothing in another.
 """
 
 from __future__ import annotations

@@ -24,6 +24,7 @@ from regmeta.db import Database
 from regmeta.errors import IdentityMismatch, NotFound, Refused, UsageError
 from regmeta.query.feed_cursors import CursorRefused, Moment, Position, decode
 from regmeta.query.feed_events import Event, event_of
+from regmeta.query.stored import raw_digest, raw_time
 from regmeta.query.visibility import Visibility, seen
 
 PAGE: Final = 100
@@ -220,7 +221,7 @@ def _next_batch(database: Database, connection: Connection, position: Position, 
     if position.seen is not None:
         before = position.seen.head
         if not database.is_sqlite:
-            # What was at work may have taken its ids before the greatest one that was seen. Not all of that is
+            # What was at work may have taken its ids before the greatest one that was seen. Not all of it is
             # among ``running``: a snapshot ends behind the last transaction that has ended, and there may be
             # numbers behind that.
             of = {
@@ -287,12 +288,12 @@ def _statement(is_sqlite: bool, has_seen: bool, has_kinds: bool, of_one: bool) -
     statement: Any = (
         sa.select(
             _event.id,
-            sa.type_coerce(_event.occurred_at, sa.BigInteger()).label("at"),
+            raw_time(_event.occurred_at).label("at"),
             _event.kind,
             models.Repository.name,
             _event.tag,
-            sa.type_coerce(_event.digest, sa.LargeBinary()).label("digest"),
-            sa.type_coerce(_event.previous_digest, sa.LargeBinary()).label("previous"),
+            raw_digest(_event.digest).label("digest"),
+            raw_digest(_event.previous_digest).label("previous"),
             _event.actor,
             _event.ingest_id,
         )

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, TypeVar
 from uuid import UUID
 
 from regmeta.errors import IntegrityError, InvalidDigest
-from regmeta.models.base import UtcTime
 from regmeta.oci.digest import Digest
+from regmeta.query.stored import digest_of, time_of
 
-_TIME: Final = UtcTime()
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,29 +40,21 @@ def event_of(row: Any) -> Event:
     damage: list[str] = []
     return Event(
         row.id,
-        _time(row.at, damage),
+        _read(time_of, row.at, damage),
         row.kind,
         row.name,
         row.tag,
-        _digest(row.digest, damage),
-        _digest(row.previous, damage),
+        _read(digest_of, row.digest, damage),
+        _read(digest_of, row.previous, damage),
         row.actor,
         row.ingest_id,
         is_damaged=bool(damage),
     )
 
 
-def _time(value: Any, damage: list[str]) -> datetime | None:
+def _read(read: Callable[[Any], T | None], value: Any, damage: list[str]) -> T | None:
     try:
-        return _TIME.process_result_value(value, None)  # type: ignore[arg-type]
-    except IntegrityError as error:
-        damage.append(str(error))
-        return None
-
-
-def _digest(value: Any, damage: list[str]) -> Digest | None:
-    try:
-        return None if value is None else Digest.from_bytes(bytes(value))
-    except (InvalidDigest, TypeError, ValueError) as error:
+        return read(value)
+    except (IntegrityError, InvalidDigest) as error:
         damage.append(str(error))
         return None

@@ -28,7 +28,7 @@ def test_page_of_the_query_api_is_what_the_docstrings_say() -> None:
 
 
 def test_page_about_zot_names_many_calls() -> None:
-    assert len(NAMED) > 20
+    assert len(NAMED) >= 15
 
 
 @pytest.mark.parametrize("name", NAMED)

@@ -10,8 +10,7 @@ from sqlalchemy.engine import Connection
 from regmeta import models
 from regmeta.errors import NotFound, UsageError
 from regmeta.oci.descriptor import Platform
-from regmeta.query.images.raw import digest_or_none
-from regmeta.query.images.statements import bytes_of
+from regmeta.query.stored import digest_or_none, raw_digest
 
 _ROOT: Final = sa.select(
     models.Manifest.kind, models.Manifest.os, models.Manifest.architecture, models.Manifest.variant
@@ -29,7 +28,7 @@ def _said(name: str) -> Any:
 _CHILDREN: Final = (
     sa.select(
         models.IndexMember.child_id,
-        bytes_of(models.IndexMember.child_digest).label("digest"),
+        raw_digest(models.IndexMember.child_digest).label("digest"),
         models.IndexMember.absence,
         _child.kind,
         _said("os"),

@@ -23,10 +23,9 @@ from regmeta.db import Database
 from regmeta.errors import NotFound
 from regmeta.oci.annotations import VENDOR_NAMES
 from regmeta.query.catalog import platform, repository_id
-from regmeta.query.images.raw import time_or_none
 from regmeta.query.images.results import UNKNOWN_PLATFORM, ImageSummary, RepositorySummary, Unreadable
-from regmeta.query.images.statements import micros_of
 from regmeta.query.images.summary import summaries_in
+from regmeta.query.stored import raw_time, time_or_none
 from regmeta.query.visibility import Visibility, seen
 
 _NEVER: Final = -(2**62)  # [µs] sorts before all times
@@ -51,7 +50,7 @@ _newest_tag = (
     .where(_is_live, ~is_companion(_tag.name), models.Manifest.subject_digest.is_(None))
     .order_by(
         _tag.started_at.desc(),
-        sa.func.coalesce(micros_of(models.Manifest.image_created_at), _NEVER).desc(),
+        sa.func.coalesce(raw_time(models.Manifest.image_created_at), _NEVER).desc(),
         models.Manifest.pushed_at.desc(),
         _tag.name.desc(),
     )
@@ -87,21 +86,21 @@ _REPOSITORIES: Final[Any] = sa.select(
         models.Blob.id == models.RepositoryBlob.blob_id,
     ).label("size_bytes"),
     _one(sa.func.coalesce(sa.func.sum(_pulls.pulls), 0), _pulls.repository_id == _of).label("pulls"),
-    _one(micros_of(sa.func.max(_pulls.last_pulled_at)), _pulls.repository_id == _of).label("last_pulled_at"),
+    _one(raw_time(sa.func.max(_pulls.last_pulled_at)), _pulls.repository_id == _of).label("last_pulled_at"),
     _one(sa.func.count(), _favorite.repository_id == _of, _favorite.kind == "star").label("stars"),
     _one(sa.func.count(), *_is_favorite, _favorite.kind == "star").label("is_starred"),
     _one(sa.func.count(), *_is_favorite, _favorite.kind == "bookmark").label("is_bookmarked"),
-    micros_of(models.Repository.created_at).label("created_at"),
-    micros_of(models.Repository.updated_at).label("updated_at"),
+    raw_time(models.Repository.created_at).label("created_at"),
+    raw_time(models.Repository.updated_at).label("updated_at"),
     # Deleted manifests stand between those that count in the index, but are few.
-    sa.select(micros_of(models.Manifest.pushed_at))
+    sa.select(raw_time(models.Manifest.pushed_at))
     .where(models.Manifest.repository_id == _of, models.Manifest.deleted_at.is_(None))
     .order_by(models.Manifest.pushed_at.desc())
     .limit(1)
     .correlate(models.Repository)
     .scalar_subquery()
     .label("pushed_at"),
-    _one(micros_of(sa.func.max(_tag.started_at)), _is_live).label("tagged_at"),
+    _one(raw_time(sa.func.max(_tag.started_at)), _is_live).label("tagged_at"),
 ).where(models.Repository.id.in_(_ids))
 _PLATFORMS: Final[Any] = (
     sa.select(

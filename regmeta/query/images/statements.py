@@ -18,19 +18,10 @@ from regmeta.oci import signatures
 from regmeta.oci.annotations import NAMES
 from regmeta.query.graph.signatures import SignatureTag, is_signature
 from regmeta.query.moments import WAS_LIVE
+from regmeta.query.stored import raw_digest, raw_time
 
 ROOTS: Final[Any] = sa.bindparam("roots", expanding=True)
 _at: Final[Any] = sa.bindparam("at", type_=UtcTime())
-
-
-def bytes_of(column: Any) -> Any:
-    """Return a column of digests as the bytes that the row holds."""
-    return sa.type_coerce(column, sa.LargeBinary())
-
-
-def micros_of(column: Any) -> Any:
-    """Return a column of times as the number that the row holds."""
-    return sa.type_coerce(column, sa.BigInteger())
 
 
 _start = (
@@ -51,25 +42,25 @@ TREES: Final[Any] = sa.select(_trees.c.id)
 _ids: Final[Any] = sa.bindparam("ids", expanding=True)
 MANIFESTS: Final = sa.select(
     models.Manifest.id,
-    bytes_of(models.Manifest.digest).label("digest"),
+    raw_digest(models.Manifest.digest).label("digest"),
     models.Manifest.kind,
     models.Manifest.media_type,
     models.Manifest.size_bytes,
     models.Manifest.artifact_type,
     models.Manifest.config_media_type,
-    bytes_of(models.Manifest.subject_digest).label("subject_digest"),
+    raw_digest(models.Manifest.subject_digest).label("subject_digest"),
     models.Manifest.os,
     models.Manifest.architecture,
     models.Manifest.variant,
-    micros_of(models.Manifest.image_created_at).label("image_created_at"),
+    raw_time(models.Manifest.image_created_at).label("image_created_at"),
     models.Manifest.layer_count,
-    micros_of(models.Manifest.pushed_at).label("pushed_at"),
+    raw_time(models.Manifest.pushed_at).label("pushed_at"),
     models.Manifest.pushed_by,
 ).where(models.Manifest.id.in_(_ids))
 MEMBERS: Final = (
     sa.select(
         models.IndexMember.index_id,
-        bytes_of(models.IndexMember.child_digest).label("child_digest"),
+        raw_digest(models.IndexMember.child_digest).label("child_digest"),
         models.IndexMember.child_id,
         models.IndexMember.blob_id,
         models.IndexMember.absence,
@@ -111,7 +102,7 @@ PULLS: Final = (
     sa.select(
         models.Manifest.id,
         sa.func.sum(models.PullStatistic.pulls),
-        micros_of(sa.func.max(models.PullStatistic.last_pulled_at)),
+        raw_time(sa.func.max(models.PullStatistic.last_pulled_at)),
     )
     .join(
         models.PullStatistic,
@@ -140,7 +131,7 @@ def timed(is_past: bool) -> Timed:
     referrer, predicate = aliased(models.Manifest), aliased(models.Label)
     was_here = sa.or_(referrer.deleted_at.is_(None), referrer.deleted_at > _at)
     # Added to nothing, so that SQLite does not take the index on times in place of that on subjects.
-    had_come = micros_of(referrer.pushed_at) + 0 <= _at
+    had_come = raw_time(referrer.pushed_at) + 0 <= _at
     is_here = sa.and_(had_come, was_here) if is_past else referrer.deleted_at.is_(None)
     is_live = WAS_LIVE if is_past else models.Tag.ended_at.is_(None)
     # A signature that also names its subject is counted with the referrers.
@@ -148,7 +139,7 @@ def timed(is_past: bool) -> Timed:
         (sa.and_(referrer.subject_digest == models.Manifest.digest, is_signature(referrer)), 1), else_=0
     )
     return Timed(
-        sa.select(models.Tag.manifest_id, models.Tag.name, micros_of(models.Tag.started_at))
+        sa.select(models.Tag.manifest_id, models.Tag.name, raw_time(models.Tag.started_at))
         .where(models.Tag.manifest_id.in_(ROOTS), is_live)
         .order_by(models.Tag.name),
         sa.select(

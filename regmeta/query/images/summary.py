@@ -20,8 +20,8 @@ from regmeta.oci.digest import Digest
 from regmeta.oci.names import Reference
 from regmeta.query.catalog import platform, resolve_in
 from regmeta.query.images import statements
-from regmeta.query.images.raw import digest_of, digest_or_none, time_of, time_or_none
 from regmeta.query.images.results import Entry, ImageSummary, Unreadable
+from regmeta.query.stored import digest_of, digest_or_none, time_of, time_or_none
 from regmeta.query.visibility import Visibility, seen
 
 _ROOTS: Final[Any] = (

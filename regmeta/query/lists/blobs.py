@@ -15,8 +15,9 @@ from regmeta.oci.digest import Digest
 from regmeta.query.catalog import PAGE, repository_id
 from regmeta.query.lists import paging
 from regmeta.query.lists.filters import shape_of
-from regmeta.query.lists.paging import Asked, Key, Part, Shape, digest_of, raw_digest, raw_time, time_of
+from regmeta.query.lists.paging import Asked, Key, Part, Shape
 from regmeta.query.results import Page
+from regmeta.query.stored import digest_or_none, raw_digest, raw_time, time_or_none
 from regmeta.query.visibility import Visibility
 
 BlobSort = Literal["digest", "size", "created"]
@@ -132,4 +133,4 @@ def _statement(is_everywhere: bool, sort: str, descending: bool, part: Part | No
 
 
 def _item(row: Any) -> BlobItem:
-    return BlobItem(digest_of(row[0]), row[1], row[2], time_of(row[3]), bool(row[4]))
+    return BlobItem(digest_or_none(row[0]), row[1], row[2], time_or_none(row[3]), bool(row[4]))

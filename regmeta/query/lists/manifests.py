@@ -18,9 +18,10 @@ from regmeta.oci.digest import Digest
 from regmeta.query.catalog import PAGE, platform, repository_id, tags_of
 from regmeta.query.lists import images, paging
 from regmeta.query.lists.images import ImageFilter
-from regmeta.query.lists.paging import Asked, Key, Part, Shape, digest_of, raw_digest, raw_time, time_of
+from regmeta.query.lists.paging import Asked, Key, Part, Shape
 from regmeta.query.moments import WAS_HERE
 from regmeta.query.results import Page
+from regmeta.query.stored import digest_or_none, raw_digest, raw_time, time_or_none
 from regmeta.query.visibility import Visibility, seen
 
 ManifestSort = Literal["pushed", "id", "created", "size", "pulled"]
@@ -203,16 +204,16 @@ def _item(row: Any, repository: str | None, names: tuple[str, ...]) -> ManifestI
     return ManifestItem(
         row.repository if repository is None else repository,
         manifest_id,
-        digest_of(digest),
+        digest_or_none(digest),
         kind,
         media_type,
         media_types.telling_artifact_type(artifact_type),
         platform(os, architecture, variant),
         size_bytes,
-        time_of(created_at),
-        time_of(pushed_at),
-        time_of(pulled_at),
+        time_or_none(created_at),
+        time_or_none(pushed_at),
+        time_or_none(pulled_at),
         pushed_by,
-        digest_of(subject),
+        digest_or_none(subject),
         names,
     )

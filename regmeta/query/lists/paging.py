@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any, Final, Literal, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from regmeta.errors import InvalidDigest, UsageError
+from regmeta.errors import UsageError
 from regmeta.models.base import Name
-from regmeta.oci.digest import Digest
 from regmeta.query import cursors
 from regmeta.query.results import Page
 
@@ -240,32 +239,3 @@ def every(page: Callable[[str | None], Page[T]]) -> Iterator[T]:
         if found.next is None:
             return
         after = found.next
-
-
-# --- what rows hold ---------------------------------------------------------------------------
-
-
-def digest_of(raw: bytes | None) -> Digest | None:
-    """Return the digest that a row holds; None if it holds none, or a row is damaged: 'verify' says so."""
-    try:
-        return None if raw is None else Digest.from_bytes(raw)
-    except InvalidDigest:
-        return None
-
-
-def time_of(raw: int | None) -> datetime | None:
-    """Return the time that a row holds; None if it holds none, or a row is damaged."""
-    try:
-        return None if raw is None else _EPOCH + timedelta(0, 0, raw)  # by place: twice as fast
-    except (TypeError, OverflowError):
-        return None
-
-
-def raw_digest(column: Any) -> Any:
-    """Return a digest as the row holds it: one that is damaged must not fail a whole page."""
-    return sa.type_coerce(column, sa.LargeBinary())
-
-
-def raw_time(column: Any) -> Any:
-    """Return a time as the row holds it, in microseconds."""
-    return sa.type_coerce(column, sa.BigInteger())

@@ -17,8 +17,9 @@ from regmeta.models import Favorite, Manifest, PullStatistic, Repository, Tag, U
 from regmeta.query.catalog import PAGE
 from regmeta.query.lists import paging
 from regmeta.query.lists.filters import exact, is_under, named, repository_contains, shape_of
-from regmeta.query.lists.paging import Asked, Key, Part, Shape, raw_time, time_of
+from regmeta.query.lists.paging import Asked, Key, Part, Shape
 from regmeta.query.results import Page
+from regmeta.query.stored import raw_time, time_or_none
 from regmeta.query.visibility import Visibility, seen
 
 RepositorySort = Literal["name", "created", "updated", "size", "tags", "manifests", "pulls", "stars"]
@@ -245,6 +246,6 @@ def _item(row: Any, sort: str) -> RepositoryItem:
         size_bytes,
         stars,
         pulls if sort == "pulls" else None,
-        time_of(created_at),
-        time_of(updated_at),
+        time_or_none(created_at),
+        time_or_none(updated_at),
     )

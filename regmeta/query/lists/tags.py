@@ -18,9 +18,10 @@ from regmeta.query.catalog import PAGE, platform, repository_id
 from regmeta.query.lists import images, paging
 from regmeta.query.lists.filters import begins, exact, named, tag_contains
 from regmeta.query.lists.images import ImageFilter
-from regmeta.query.lists.paging import Asked, Key, Part, Shape, digest_of, raw_digest, raw_time, time_of
+from regmeta.query.lists.paging import Asked, Key, Part, Shape
 from regmeta.query.moments import IMAGE_OF_TAG, WAS_LIVE
 from regmeta.query.results import Page
+from regmeta.query.stored import digest_or_none, raw_digest, raw_time, time_or_none
 from regmeta.query.visibility import Visibility, seen
 
 TagSort = Literal["name", "tagged", "pushed", "created", "size", "pulled"]
@@ -198,16 +199,16 @@ def _item(row: Any, repository: str | None) -> TagItem:
     return TagItem(
         row.repository if repository is None else repository,
         name,
-        digest_of(digest),
+        digest_or_none(digest),
         kind,
         media_type,
         media_types.telling_artifact_type(artifact_type),
         platform(os, architecture, variant),
         size_bytes,
-        time_of(created_at),
-        time_of(pushed_at),
-        time_of(pulled_at),
-        time_of(started_at),
+        time_or_none(created_at),
+        time_or_none(pushed_at),
+        time_or_none(pulled_at),
+        time_or_none(started_at),
         started_by,
         manifest_id is not None,
     )

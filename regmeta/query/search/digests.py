@@ -11,7 +11,7 @@ from sqlalchemy.engine import Connection
 from regmeta.models import Blob, Manifest, Repository, RepositoryBlob, Tag
 from regmeta.query.search.found import CANDIDATES, DigestHit, Found, Match, first
 from regmeta.query.search.questions import DigestPrefix
-from regmeta.query.search.rows import digest_or_none, raw
+from regmeta.query.stored import digest_or_none, raw_digest
 from regmeta.query.visibility import Visibility, seen
 
 SHOWN: Final = 10  # repositories of a blob, tags of a manifest
@@ -21,7 +21,7 @@ _MANIFESTS: Final = (
         Manifest.id,
         Manifest.kind,
         Manifest.size_bytes,
-        raw(Manifest.digest).label("digest"),
+        raw_digest(Manifest.digest).label("digest"),
         Repository.name.label("repository"),
     )
     .join(Repository, Repository.id == Manifest.repository_id)
@@ -129,7 +129,7 @@ def _made_for(in_one: bool, visible: Visibility | None) -> sa.Select[Any]:
         .where(Manifest.blob_id == Blob.id, Manifest.deleted_at.is_(None), Repository.state == "active")
         .correlate(Blob)
     )
-    wanted = sa.select(Blob.size_bytes, raw(Blob.digest).label("digest")).where(
+    wanted = sa.select(Blob.size_bytes, raw_digest(Blob.digest).label("digest")).where(
         Blob.digest >= sa.bindparam("low", type_=sa.LargeBinary()),
         Blob.digest < sa.bindparam("high", type_=sa.LargeBinary()),
     )

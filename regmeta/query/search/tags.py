@@ -15,7 +15,7 @@ from regmeta.oci.folding import folded
 from regmeta.query.search.found import CANDIDATES, Found, TagHit, first, match_of
 from regmeta.query.search.patterns import Way, behind, has_trigram, holding, parameters_of, way_to
 from regmeta.query.search.repositories import ranked
-from regmeta.query.search.rows import digest_or_none, raw
+from regmeta.query.stored import digest_or_none, raw_digest
 from regmeta.query.visibility import Visibility, seen
 
 REPOSITORIES: Final = 100  # the best that ``repo:tag`` looks into
@@ -33,7 +33,7 @@ _LIVE: Final = (
         Tag.repository_id,
         Repository.name.label("repository"),
         Tag.name.label("tag"),
-        raw(Tag.manifest_digest).label("digest"),
+        raw_digest(Tag.manifest_digest).label("digest"),
     )
     .join(Repository, Repository.id == Tag.repository_id)
     .where(Tag.ended_at.is_(None), Repository.state == "active")

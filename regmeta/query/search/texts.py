@@ -13,7 +13,7 @@ from regmeta.models import IndexMember, Label, LabelText, Manifest, Repository, 
 from regmeta.oci.folding import folded, text_key
 from regmeta.query.search.found import CANDIDATES, Found, TextHit, first, match_of
 from regmeta.query.search.patterns import Way, has_trigram, holding, parameters_of, way_to
-from regmeta.query.search.rows import digest_or_none, raw
+from regmeta.query.stored import digest_or_none, raw_digest
 from regmeta.query.visibility import Visibility, seen
 
 IMAGES: Final = 200
@@ -32,7 +32,7 @@ _SAYING: Final = (
         Label.origin,
         Manifest.repository_id,
         Repository.name.label("repository"),
-        raw(Manifest.digest).label("digest"),
+        raw_digest(Manifest.digest).label("digest"),
     )
     .join(Manifest, Manifest.id == Label.manifest_id)
     .join(Repository, Repository.id == Manifest.repository_id)

@@ -111,7 +111,7 @@ def test_cursor_of_an_empty_page_goes_on_with_what_comes(writing: Writing, ids: 
     empty = feed.events(writing.database)
     assert (empty.items, empty.is_caught_up) == ((), True)
     again = feed.events(writing.database, after=empty.cursor)
-    assert (again.items, again.cursor, again.is_caught_up) == ((), empty.cursor, True)
+    assert (again.items, again.is_caught_up) == ((), True)
     happen(writing, ids["z"], "first")
     first = feed.events(writing.database, after=again.cursor)
     assert kinds_of(first) == ["first"]

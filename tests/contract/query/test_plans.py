@@ -108,7 +108,6 @@ def test_the_statements_by_hand_find_something_too(case: Case, plain: str, on_po
     ("index", "name"),
     [
         ("ix_manifests_chain_digest_id", "bases of an image"),
-        ("ix_tags_live_name", "search: :tag"),
         ("ix_repositories_leaf_name", "search: a word"),
         ("ix_blobs_size_bytes_id", "largest blobs"),
         ("ix_manifests_pushed_at_id", "newest manifests of all"),
