@@ -42,6 +42,7 @@ PRAGMAS: Final = (
     "foreign_keys=ON",
     "synchronous=FULL",
     "mmap_size=0",
+    "cache_size=-32768",  # [KiB] of pages, at most: a search of a large registry touches some thousand
     "trusted_schema=OFF",
 )
 WAL_RESET_FIXED_IN: Final = (3, 51, 3)

@@ -78,7 +78,7 @@ def _csv(items: Sequence[Any], columns: Sequence[Column]) -> None:
 
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow([column.name for column in columns])
+    writer.writerow([_field(column.name) for column in columns])
     for item in items:
         writer.writerow([_field(column.value(item)) for column in columns])
     typer.echo(buffer.getvalue(), nl=False)

@@ -57,14 +57,14 @@ def plain(value: Any) -> Any:
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Write rows under headings; a column of numbers or sizes is aligned to the right."""
     cells = [[cell(value) for value in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(columns, *cells, strict=True)]
+    widths = [max(map(len, column)) for column in zip(map(cell, columns), *cells, strict=True)]
     right = [
         bool(cells)
         and all((row[i][:1].isdigit() and " " in row[i]) or row[i].isdigit() for row in cells)
         and ":" not in cells[0][i]
         for i in range(len(columns))
     ]
-    for line in [[name.upper() for name in columns], *cells]:
+    for line in [[cell(name).upper() for name in columns], *cells]:
         parts = [
             text.rjust(width) if to_right else text.ljust(width)
             for text, width, to_right in zip(line, widths, right, strict=True)

@@ -62,6 +62,9 @@ class Program(TyperGroup):
         except Exception as error:
             if _is_usage(error):
                 raise
+            if isinstance(error, UnicodeEncodeError) and not " ".join(sys.argv).isprintable():
+                _say(ctx, f"regmeta: an argument is not UTF-8: {' '.join(sys.argv[1:])}")
+                raise typer.Exit(2) from error
             _say(ctx, f"regmeta: internal error: {type(error).__name__}: {error} (--debug shows where)")
             raise typer.Exit(DEFECT) from error
 

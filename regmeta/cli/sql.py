@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -60,7 +60,8 @@ def sql(
 
 def _show(found: Answer, as_json: bool, as_csv: bool) -> None:
     if as_json:
-        render.json([dict(zip(found.columns, row, strict=True)) for row in found.rows])
+        names = _told_apart(found.columns)
+        render.json([dict(zip(names, row, strict=True)) for row in found.rows])
     elif as_csv:
         columns = [
             listing.Column(name, lambda row, at=at: row[at])  # type: ignore[misc]
@@ -71,6 +72,17 @@ def _show(found: Answer, as_json: bool, as_csv: bool) -> None:
         render.table(found.columns, found.rows)
     if found.is_cut:
         render.say(f"(the first {len(found.rows)} rows; --limit shows more)")
+
+
+def _told_apart(columns: Sequence[str]) -> list[str]:
+    """Return names of which each is there once: those of JSON may not come again."""
+    names: list[str] = []
+    for column in columns:
+        name, number = column, 2
+        while name in names:
+            name, number = f"{column}_{number}", number + 1
+        names.append(name)
+    return names
 
 
 def _statements(lines: Iterator[str]) -> Iterator[str]:

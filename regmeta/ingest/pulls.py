@@ -25,18 +25,19 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from regmeta import errors
 from regmeta.db import Database
 from regmeta.errors import UsageError
 from regmeta.ingest.reserve import chunks
 from regmeta.ingest.retry import retried
 from regmeta.ingest.statements import inserting
 from regmeta.models import Manifest, PullStatistic, Repository
+from regmeta.oci import names
 from regmeta.oci.digest import Digest
 from regmeta.query.statistics.days import day_of
 
 _log = logging.getLogger(__name__)
 
+MAX_COUNT: Final = 10**9  # of one Pull
 MAX_HELD: Final = 100_000  # [sums] kept while the database does not answer; what is more is dropped
 
 _KNOWN: Final = (
@@ -75,10 +76,10 @@ def record_pulls(database: Database, pulls: Iterable[Pull]) -> PullsReport:
     """Add pulls to the statistics, in one transaction.
 
     Safe beside other batches: rows are written in one order, so none deadlocks another. Pulls of what is not
-    here are ignored and reported: a name that anybody may ask for must not make rows.
+    here, or has no name that could be, are ignored and reported: what anybody may ask for must not make rows.
 
     Raises:
-        UsageError: a count below 1, or a time without a zone.
+        UsageError: a count that is none, or a time without a zone.
         Unavailable, Locked: nothing was counted.
     """
     sums: dict[_Key, Pull] = {}
@@ -88,10 +89,13 @@ def record_pulls(database: Database, pulls: Iterable[Pull]) -> PullsReport:
 
 
 def _add(sums: dict[_Key, Pull], pull: Pull) -> None:
-    if pull.count < 1:
-        raise UsageError(f"{pull.repository}@{pull.digest}: {pull.count} pulls: give 1 or more")
+    what = f"{pull.repository[:200]!r}@{pull.digest}"
+    if type(pull.count) is not int or not 1 <= pull.count <= MAX_COUNT:
+        raise UsageError(f"{what}: {pull.count} pulls: give 1 to {MAX_COUNT}")
     if pull.at.tzinfo is None:
-        raise UsageError(f"{pull.repository}@{pull.digest}: pulled at {pull.at}: a time without a zone")
+        raise UsageError(f"{what}: pulled at {pull.at}: a time without a zone")
+    if not 1970 < pull.at.year < 9999:
+        raise UsageError(f"{what}: pulled at {pull.at}: no time at which that was")
     key = pull.repository, pull.digest, pull.tag or "", day_of(pull.at)
     before = sums.get(key)
     if before is not None:
@@ -106,7 +110,7 @@ def _record(database: Database, sums: dict[_Key, Pull]) -> PullsReport:
         rows: list[dict[str, Any]] = []
         for (repository, digest, tag, day), pull in sums.items():
             repository_id = known.get((repository, digest))
-            if repository_id is not None:
+            if repository_id is not None and (not tag or names.is_tag(tag)):
                 rows.append(
                     {
                         "repository_id": repository_id,
@@ -121,14 +125,15 @@ def _record(database: Database, sums: dict[_Key, Pull]) -> PullsReport:
         rows.sort(key=lambda row: (row["repository_id"], row["digest"].to_bytes(), row["tag"], row["day"]))
         if rows:
             connection.execute(_adding(connection), rows)
-    ignored = [pull for key, pull in sums.items() if key[:2] not in known]
+    ignored = [p for key, p in sums.items() if key[:2] not in known or (key[2] and not names.is_tag(key[2]))]
     return PullsReport(sum(row["pulls"] for row in rows), tuple(ignored))
 
 
 def _known(connection: Connection, sums: Iterable[_Key]) -> dict[tuple[str, Digest], int]:
     """Return the repositories' ids, of the images that have a row."""
     found: dict[tuple[str, Digest], int] = {}
-    for some in chunks(sorted({key[:2] for key in sums}, key=lambda key: (key[1].to_bytes(), key[0]))):
+    possible = {key[:2] for key in sums if names.is_repository(key[0])}
+    for some in chunks(sorted(possible, key=lambda key: (key[1].to_bytes(), key[0]))):
         of = {"names": sorted({name for name, _ in some}), "digests": list({digest for _, digest in some})}
         row: Any
         for row in connection.execute(_KNOWN, of):
@@ -243,7 +248,7 @@ class PullCounter:
                     continue
             try:
                 self.flush()
-            except errors.Error as error:
+            except Exception as error:  # noqa: BLE001  (whatever it is, later pulls are to be counted)
                 _log.warning("pulls are not counted yet: %s", error)
                 with self._changed:
                     self._changed.wait_for(lambda: self._is_closed, self._max_age_s)

@@ -24,6 +24,7 @@ from regmeta.errors import (
     SchemaMismatch,
     StoreUnavailable,
 )
+from regmeta.maintain.file_check import damage_of
 from regmeta.maintain.setup import Identity, read_identity
 from regmeta.models import Base
 
@@ -86,8 +87,8 @@ def read_sqlite_copy(path: str) -> Copy:
         IntegrityError: it is damaged.
     """
     with _opened(path) as connection:
-        found = [str(line) for (line,) in connection.execute("PRAGMA integrity_check(5)")]
-        if found != ["ok"]:
+        found = damage_of(lambda statement: connection.execute(statement).fetchall(), 5)
+        if found:
             raise IntegrityError(f"{path}: damaged: {'; '.join(found)}")
         broken = connection.execute("PRAGMA foreign_key_check").fetchmany(5)
         if broken:

@@ -19,7 +19,7 @@ module         answers
 ``mirrored``   how mirroring gets on: last runs, what fails and is tried again
 =============  =======================================================================================
 
-Who may see what is a condition in each statement (``visibility``). A page is asked for by a cursor, the keys of
-the last row of the one before (``cursors``): a list that others write to meanwhile repeats nothing and leaves out
-nothing that stands. Names sort by their bytes (distribution-spec, "Listing Tags").
+Who may see what is a condition in each statement (``visibility``). A page is asked for by a cursor, the keys
+of the last row of the one before (``cursors``): a list that others write to meanwhile repeats nothing and
+leaves out nothing that stands. Names sort by their bytes (distribution-spec, "Listing Tags").
 """

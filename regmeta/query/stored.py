@@ -9,6 +9,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import sqlalchemy as sa
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.compiler import SQLCompiler
 
 from regmeta.errors import IntegrityError, InvalidDigest
 from regmeta.oci.digest import Digest
@@ -22,13 +24,29 @@ class _AsItStands(sa.types.UserDefinedType[Any]):
     cache_ok = True
 
     def get_col_spec(self, **_: Any) -> str:
-        """Return the name of the type, for a cast."""
+        """Return the name of the type."""
         return "BLOB"
 
 
+class _Bytes(sa.TypeCoerce[Any]):
+    """The bytes of a column; on SQLite also where the row holds text, which the driver would decode."""
+
+    inherit_cache = True
+
+
+@compiles(_Bytes)
+def _as_it_stands(element: _Bytes, compiler: SQLCompiler, **options: Any) -> str:
+    return compiler.process(element.typed_expression, **options)
+
+
+@compiles(_Bytes, "sqlite")
+def _cast(element: _Bytes, compiler: SQLCompiler, **options: Any) -> str:
+    return f"CAST({compiler.process(element.typed_expression, **options)} AS BLOB)"
+
+
 def raw_digest(column: Any) -> Any:
-    """Select a column of digests as the rows hold it."""
-    return sa.type_coerce(column, _AsItStands())
+    """Select a column of digests as the rows hold it. It is for what is selected: no index follows it."""
+    return _Bytes(column, _AsItStands())
 
 
 def raw_time(column: Any) -> Any:

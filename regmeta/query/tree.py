@@ -33,7 +33,8 @@ def below() -> Any:
     return start.union(
         sa.select(models.IndexMember.child_id).join(
             start,
-            sa.and_(models.IndexMember.index_id == start.c.id, models.IndexMember.child_id.is_not(None)),
+            # IN, since for "=" SQLite with statistics makes a Bloom filter of all edges first, on each call.
+            sa.and_(models.IndexMember.index_id.in_([start.c.id]), models.IndexMember.child_id.is_not(None)),
         )
     )
 

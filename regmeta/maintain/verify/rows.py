@@ -9,6 +9,7 @@ import sqlalchemy as sa
 
 from regmeta.db import Database
 from regmeta.errors import InvalidName
+from regmeta.maintain.file_check import damage_of
 from regmeta.maintain.verify.findings import Finding, Kind
 from regmeta.maintain.verify.pages import digest_of, pages, raw, reading, shown
 from regmeta.models import Base, Blob, Intent, Manifest, Repository, Tag, Tombstone
@@ -31,9 +32,8 @@ def check_database(database: Database) -> Iterator[Finding]:
                 yield Finding(Kind.DATABASE_CORRUPT, str(name), "the constraint is not valid")
         return
     with reading(database) as connection:
-        for (line,) in connection.exec_driver_sql("PRAGMA integrity_check(100)"):
-            if line != "ok":
-                yield Finding(Kind.DATABASE_CORRUPT, database.location, str(line))
+        for line in damage_of(lambda statement: connection.exec_driver_sql(statement).fetchall(), 100):
+            yield Finding(Kind.DATABASE_CORRUPT, database.location, line)
 
 
 def check_foreign_keys(database: Database) -> Iterator[Finding]:

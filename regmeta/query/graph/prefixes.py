@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -13,8 +12,10 @@ import sqlalchemy as sa
 
 from regmeta import models
 from regmeta.db import Database
-from regmeta.errors import InvalidDigest, UsageError
+from regmeta.errors import UsageError
 from regmeta.oci.digest import Digest
+from regmeta.query.held import is_no_deleted_manifest
+from regmeta.query.stored import digest_or_none, raw_digest
 from regmeta.query.visibility import Visibility
 
 LIMIT: Final = 20
@@ -57,34 +58,32 @@ def _statement(visible: Visibility | None) -> sa.Select[Any]:
         .where(
             models.RepositoryBlob.blob_id == models.Blob.id,
             *readable,
-            # The bytes of a manifest that was deleted are found no more than it is.
-            ~sa.exists().where(
-                models.Manifest.repository_id == models.Repository.id,
-                models.Manifest.digest == models.Blob.digest,
-                models.Manifest.deleted_at.is_not(None),
-            ),
+            is_no_deleted_manifest(),
         )
         .order_by(models.RepositoryBlob.repository_id)
         .limit(1)
     )
     kind = manifests.with_only_columns(models.Manifest.kind).scalar_subquery()
     holder = manifests.with_only_columns(models.Repository.name).scalar_subquery()
-    digest = sa.type_coerce(models.Blob.digest, sa.LargeBinary)
     walked = (
         sa.select(
-            digest.label("digest"),
+            raw_digest(models.Blob.digest).label("digest"),
+            models.Blob.digest.label("place"),
             kind.label("kind"),
             models.Blob.size_bytes,
             sa.func.coalesce(holder, links.scalar_subquery()).label("repository"),
             models.Blob.created_at,
         )
-        .where(digest >= sa.bindparam("low"), digest < sa.bindparam("high"))
+        .where(
+            models.Blob.digest >= sa.bindparam("low", type_=sa.LargeBinary()),
+            models.Blob.digest < sa.bindparam("high", type_=sa.LargeBinary()),
+        )
         .subquery("walked")
     )
     return (
-        sa.select(walked)
+        sa.select(walked.c.digest, walked.c.kind, walked.c.size_bytes, walked.c.repository, walked.c.created_at)
         .where(walked.c.repository.is_not(None))
-        .order_by(walked.c.digest)
+        .order_by(walked.c.place)
         .limit(sa.bindparam("page"))
     )
 
@@ -109,8 +108,8 @@ def digests(
         for low, high in _ranges(prefix):
             asked = {"low": low, "high": high, "page": limit - len(found)}
             for row in connection.execute(statement, asked):
-                with suppress(InvalidDigest):  # a damaged row, which doctor reports
-                    of = Digest.from_bytes(bytes(row.digest))
+                of = digest_or_none(row.digest)  # None: a damaged row, which doctor reports
+                if of is not None:
                     found.append(
                         Found(of, row.kind or "blob", row.size_bytes, row.repository, row.created_at)
                     )

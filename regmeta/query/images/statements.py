@@ -32,7 +32,8 @@ _start = (
 _trees = _start.union(
     sa.select(models.IndexMember.child_id).join(
         _start,
-        sa.and_(models.IndexMember.index_id == _start.c.id, models.IndexMember.child_id.is_not(None)),
+        # IN, since for "=" SQLite with statistics makes a Bloom filter of all edges first, on each call.
+        sa.and_(models.IndexMember.index_id.in_([_start.c.id]), models.IndexMember.child_id.is_not(None)),
     )
 )
 TREES: Final[Any] = sa.select(_trees.c.id)

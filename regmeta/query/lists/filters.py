@@ -105,13 +105,15 @@ def _loose(pattern: str) -> str:
         character = pattern[index]
         if character == "[":
             end = pattern.index("]", index + 2)
-            if "{" in pattern[index:end] or "}" in pattern[index:end]:
+            inside = pattern[index:end]
+            if "{" in inside or "}" in inside or (depth and "," in inside):
                 return "%"  # braces are expanded before brackets are looked at
             index = end
             result.append("_" if depth == 0 else "")
         elif character in "{}":
             depth += 1 if character == "{" else -1
-            result.append("%" if depth == 0 else "")
+            # What is inside may be **, too.
+            result.append("%%" if depth == 0 else "")
         elif depth == 0:
             # ** may stand for no part at all, and then a slash beside it is not there.
             result.append({"*": "%", "?": "_", "/": "/"}.get(character) or _like(character))

@@ -86,8 +86,9 @@ _columns = sa.select(
 )
 _here = _columns.where(Manifest.deleted_at.is_(None))
 _OF_ONE: Final = _here.where(Manifest.repository_id == sa.bindparam("of"))
+# IN leads from manifests to their repositories only: SQLite, with statistics, else begins with these.
 _OF_ALL: Final = (
-    _here.join(Repository, Repository.id == Manifest.repository_id)
+    _here.join(Repository, Repository.id.in_([Manifest.repository_id]))
     .where(Repository.state == "active")
     .add_columns(Repository.name.label("repository"))
 )

@@ -143,7 +143,8 @@ def repositories(
     """Return one page of the repositories.
 
     Sorts: *name*, *created*, *updated*; *size*, *tags* and *manifests*, as they were on the newest day on
-    which repositories were sampled (those that were not come last); *pulls*, of the last 30 days; *stars*.
+    which repositories were sampled (those that were not come last), and then these three are shown as they
+    were; *pulls*, of the last 30 days; *stars*.
     All pages are about the day of the first. A page by *name*, *updated* or *size* reads the rows it shows;
     by *created*, *tags* or *manifests* it costs time in proportion to the repositories there are, by
     *pulls* and *stars* to the pulls of those days and to all stars as well.
@@ -181,11 +182,13 @@ def _day_of(connection: Connection, sort: str) -> int:
 @lru_cache(maxsize=256)
 def _statement(sort: str, descending: bool, part: Part | None, shape: Shape, is_sqlite: bool) -> Any:
     """Return the statement for one page, or without *part* the one for all."""
+    is_sampled = sort in _SAMPLED and part is not None and not part.startswith("nulls")
     columns = sa.select(
         Repository.name.label("name"),
-        _tags,
-        _manifests,
-        _size,
+        # The largest repositories have the most to count, and their samples say it.
+        UsageSample.tags if is_sampled else _tags,
+        UsageSample.manifests if is_sampled else _manifests,
+        UsageSample.unique_bytes if is_sampled else _size,
         _stars,
         _pulls if sort == "pulls" else sa.null(),
         raw_time(Repository.created_at),
@@ -194,13 +197,12 @@ def _statement(sort: str, descending: bool, part: Part | None, shape: Shape, is_
     keys = _SORTS[sort]
     of_day = sa.and_(UsageSample.repository_id == Repository.id, UsageSample.day == _day)
     source: Any = Repository
-    if part is not None and sort in _SAMPLED:
-        if part.startswith("nulls"):
-            # A join cannot say it to an index; that there is no sample can be looked up.
-            columns = columns.where(~sa.exists().where(of_day))
-            keys = (Key(sa.null(), is_nullable=True), _id)
-        else:
-            source = sa.join(UsageSample, Repository, of_day)
+    if is_sampled:
+        source = sa.join(UsageSample, Repository, of_day)
+    elif part is not None and sort in _SAMPLED:
+        # A join cannot say it to an index; that there is no sample can be looked up.
+        columns = columns.where(~sa.exists().where(of_day))
+        keys = (Key(sa.null(), is_nullable=True), _id)
     elif sort == "pulls":
         source = sa.outerjoin(Repository, _recent, _recent.c.repository_id == Repository.id)
     elif sort == "stars":

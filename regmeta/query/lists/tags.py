@@ -87,8 +87,9 @@ _columns = sa.select(
 ).select_from(Tag)
 _live = _columns.join(Manifest, Manifest.id == Tag.manifest_id).where(Tag.ended_at.is_(None))
 _OF_ONE: Final = _live.where(Tag.repository_id == sa.bindparam("of"))
+# IN leads from tags to their repositories only: SQLite, with statistics, would else read all of these first.
 _OF_ALL: Final = (
-    _live.join(Repository, Repository.id == Tag.repository_id)
+    _live.join(Repository, Repository.id.in_([Tag.repository_id]))
     .where(Repository.state == "active")
     .add_columns(Repository.name.label("repository"))
 )

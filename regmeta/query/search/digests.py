@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from regmeta.models import Blob, Manifest, Repository, RepositoryBlob, Tag
+from regmeta.query.held import is_no_deleted_manifest
 from regmeta.query.search.found import CANDIDATES, DigestHit, Found, Match, first
 from regmeta.query.search.questions import DigestPrefix
 from regmeta.query.stored import digest_or_none, raw_digest
@@ -120,7 +121,7 @@ def _made_for(in_one: bool, visible: Visibility | None) -> sa.Select[Any]:
     holders = (
         sa.select(Repository.name)
         .join(RepositoryBlob, RepositoryBlob.repository_id == Repository.id)
-        .where(RepositoryBlob.blob_id == Blob.id, Repository.state == "active")
+        .where(RepositoryBlob.blob_id == Blob.id, Repository.state == "active", is_no_deleted_manifest())
         .correlate(Blob)
     )
     manifests = (

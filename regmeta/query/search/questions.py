@@ -6,7 +6,7 @@ text                asks for
 ``term``            repositories by name, and what labels say
 ``repo:tag``        tags that start with ``tag`` in repositories that match ``repo``; ``repo:`` all tags
 ``:tag``            that tag, wherever it is
-``sha256:ab12``     manifests and blobs whose digest starts so
+``sha256:ab12``     manifests and blobs whose digest starts so; at least 2 hex digits
 ``ab12cd``          the same, from 6 hex digits on, of any algorithm; and what ``term`` asks for
 ``repo@sha256:ab``  the same, in one repository; ``repo@ab12cd`` too
 ==================  ==================================================================================
@@ -27,6 +27,7 @@ from regmeta.oci.folding import folded
 Kind = Literal["repositories", "tags", "digests", "texts"]
 KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
 MAX_LENGTH: Final = 512  # [characters]
+SHORTEST_DIGEST: Final = 2  # hex digits behind an algorithm; fewer mean too much to be looked through
 
 _HEX: Final = re.compile(r"[0-9a-f]{6,128}")
 _DIGEST: Final = re.compile(r"(sha256|sha512):([0-9a-f]{0,128})")
@@ -67,7 +68,7 @@ def parse(text: str, kinds: Collection[Kind] = KINDS) -> Question:
     """Return what a text asks for; one that may only be in labels is taken as it is, colons and all.
 
     Raises:
-        UsageError: it is empty, too long, or no text; or a kind is none.
+        UsageError: it is empty, too long, no text, or too short a digest; or a kind is none.
     """
     unknown = sorted(set(kinds) - set(KINDS))
     if unknown or not kinds:
@@ -95,6 +96,10 @@ def _digest(term: str) -> DigestPrefix | None:
     repository, at, rest = term.rpartition("@")
     found = _DIGEST.fullmatch(rest)
     if found:
+        if len(found[2]) < SHORTEST_DIGEST:
+            raise UsageError(
+                f"cannot search for {term[:80]!r}: write at least {SHORTEST_DIGEST} hex digits of the digest"
+            )
         prefix = DigestPrefix(found[1], found[2], repository if at else None)
     elif _HEX.fullmatch(rest):
         prefix = DigestPrefix(None, rest, repository if at else None)

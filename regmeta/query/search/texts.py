@@ -110,11 +110,11 @@ def _saying(
         padded = [*keys, *[None] * (_TEXTS_AT_ONCE + 1 - len(keys))]
         parameters = {f"key_{number}": key for number, key in enumerate(padded)}
     found: dict[int, list[Any]] = {key: [] for key in keys}
-    for row in connection.execute(statement, parameters):
+    for row in connection.execute(statement, parameters).all():
         found[row.text_key].append(row)
     rows = []
     for some in found.values():
-        some.sort(key=lambda row: -row.manifest_id)
+        some.sort(key=lambda row: (-row.manifest_id, row.origin))  # an annotation before a label
         rows += sorted(some[:IMAGES], key=lambda row: (str(row.repository), str(row.label)))
     return rows, any(len(some) > IMAGES for some in found.values())
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import threading
 import time
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from regmeta import db, errors
 from regmeta.app import Writing
+from regmeta.db import Database
+from regmeta.errors import UsageError
 from regmeta.ingest import pulls as counting
 from regmeta.ingest.pulls import Pull, PullCounter, record_pulls
 from regmeta.maintain.delete.repository import delete_repository
@@ -232,3 +235,28 @@ def test_sums_that_do_not_fit_are_dropped_and_counted(
     counter.count("app", digests[1])
     counter.close()
     assert (of(writing, "app").pulls, counter.dropped) == (2, 1)
+
+
+def test_names_that_cannot_be_here_are_ignored_and_poison_nothing(
+    writing: Writing, builder: LayoutBuilder, layout: Path
+) -> None:
+    digest = digest_of(image := builder.image())
+    commit_one(writing, builder, image, layout)
+    at = datetime.now(UTC)
+    odd = [Pull(name, digest, None, at) for name in ("a\0b", "\ud800", "UPPER")]
+    odd += [Pull("app", digest, tag, at) for tag in ("\0", "\ud800", "a b")]
+    report = record_pulls(writing.database, [*odd, Pull("app", digest, "v1", at)])
+    assert report.recorded == 1
+    assert set(report.ignored) == set(odd)
+
+
+@pytest.mark.parametrize("count", [0, -1, 1.5, True, 2**63])
+def test_count_that_is_none_is_refused(database: Database, count: Any) -> None:
+    with pytest.raises(UsageError, match="pulls: give 1 to"):
+        record_pulls(database, [Pull("app", Digest.of(b""), None, datetime.now(UTC), count)])
+
+
+def test_time_at_which_nothing_was_pulled_is_refused(database: Database) -> None:
+    for at in (datetime(1, 1, 1, tzinfo=timezone(timedelta(hours=5))), datetime(9999, 12, 31, tzinfo=UTC)):
+        with pytest.raises(UsageError, match="no time at which"):
+            record_pulls(database, [Pull("app", Digest.of(b""), None, at)])

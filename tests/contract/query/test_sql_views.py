@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from regmeta.app import Writing
+from regmeta.cli.render import plain
 from regmeta.db import Database
 from regmeta.errors import UsageError
 from regmeta.maintain.delete.repository import delete_repository
@@ -202,3 +204,74 @@ def test_statement_that_takes_too_long_is_given_up(database: Database) -> None:
     with pytest.raises(UsageError, match=r"longer than 0\.2 s"):
         sql.run(database, endless, timeout_s=0.2)
     assert ask(database, "SELECT 1") == [(1,)]
+
+
+def test_values_of_every_type_come_as_json_can_have_them(database: Database) -> None:
+    with database.transaction("test") as connection:
+        seed.seed(connection)
+    for view in VIEWS:
+        json.dumps(plain(sql.run(database, f"SELECT * FROM {view}").rows))
+    assert ask(database, "SELECT sum(size_bytes) FROM v_blobs") == [(21,)]
+    infinite = "SELECT 9e999" if database.is_sqlite else "SELECT float8 'infinity'"
+    assert ask(database, infinite) == [("inf",)]
+
+
+@pytest.mark.parametrize("backend", ["postgresql"])
+@pytest.mark.parametrize(
+    ("statement", "value"),
+    [
+        ("SELECT 1.5::numeric", 1.5),
+        ("SELECT 'NaN'::numeric", "nan"),
+        ("SELECT date '2024-05-06'", "2024-05-06"),
+        ("SELECT interval '90 minutes'", "1:30:00"),
+        ("SELECT ARRAY[1.0, 2]", [1, 2]),
+        ("SHOW transaction_read_only", "on"),
+        ("VALUES (1)", 1),
+    ],
+)
+def test_types_of_postgresql_come_as_json_can_have_them(
+    database: Database, statement: str, value: object
+) -> None:
+    assert ask(database, statement) == [(value,)]
+
+
+@pytest.mark.parametrize("backend", ["postgresql"])
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "SELECT $1",
+        "VACUUM",
+        "DISCARD ALL",
+        "COPY tags TO STDOUT",
+        "SELECT set_config('transaction_read_only', 'off', false)",
+        "EXPLAIN ANALYZE DELETE FROM tags",
+        "SELECT 1; COMMIT; DELETE FROM tags",
+    ],
+)
+def test_what_postgresql_refuses_is_an_error_of_the_statement(database: Database, statement: str) -> None:
+    with pytest.raises(UsageError):
+        sql.run(database, statement)
+    assert ask(database, "SELECT 1") == [(1,)]
+
+
+@pytest.mark.parametrize(
+    "options", [{"limit": 0}, {"limit": -5}, {"limit": 2**63}, {"timeout_s": 0}, {"timeout_s": float("nan")}]
+)
+def test_limits_that_are_none_are_refused(database: Database, options: dict[str, Any]) -> None:
+    with pytest.raises(UsageError):
+        sql.run(database, "SELECT 1", **options)
+
+
+def test_endless_time_is_a_day(database: Database) -> None:
+    assert sql.run(database, "SELECT 1", timeout_s=float("inf")).rows == ((1,),)
+
+
+def test_statement_that_is_not_utf8_is_refused(database: Database) -> None:
+    with pytest.raises(UsageError, match="not UTF-8"):
+        sql.run(database, "SELECT '\udcff'")
+
+
+@pytest.mark.parametrize("backend", ["sqlite"])
+def test_value_that_would_fill_the_memory_is_refused(database: Database) -> None:
+    with pytest.raises(UsageError):
+        sql.run(database, "SELECT hex(zeroblob(300000000))")
