@@ -127,8 +127,9 @@ def blob_repositories(
 
     Raises:
         NotFound: there is none of this digest.
-        UsageError: *after* is not the cursor of this list.
+        UsageError: *after* is not the cursor of this list, or *limit* is out of range.
     """
+    cursors.check_limit(limit)
     question = f"repositories of blob {digest}"
     behind = 0 if after is None else cursors.decode(question, after, [int])[0]
     with database.read() as connection:
@@ -156,8 +157,9 @@ def blob_users(
 
     Raises:
         NotFound: there is none of this digest.
-        UsageError: *after* is not the cursor of this list.
+        UsageError: *after* is not the cursor of this list, or *limit* is out of range.
     """
+    cursors.check_limit(limit)
     question = f"users of blob {digest}"
     behind, place = (0, _ITSELF) if after is None else cursors.decode(question, after, [int, int])
     statement = _ALL_USERS if visible is None else _users(visible)
@@ -179,7 +181,7 @@ def blob_users(
         for row in kept
     )
     more = len(rows) > limit
-    return Page(items, cursors.encode(question, [kept[-1].id, kept[-1].place]) if more else None)
+    return Page(items, cursors.encode(question, [kept[-1].id, kept[-1].place], [int, int]) if more else None)
 
 
 def _blob(connection: Connection, digest: Digest, visible: Visibility | None) -> Any:

@@ -11,28 +11,55 @@ import base64
 import binascii
 import hashlib
 import json
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Collection, Sequence
+from typing import Any, Final
 
-from regmeta.errors import UsageError
+from regmeta.errors import IntegrityError, UsageError
 
 Key = int | str | None
+Kind = type[int] | type[str]
 
+MAX_PAGE: Final = 1_000_000  # [rows]
 _MARK_BYTES: Final = 6
 MAX_LENGTH: Final = 4096  # [characters] of a cursor
 
 
-def encode(question: str, keys: Sequence[Key]) -> str:
-    """Return the cursor behind the row that has these sort keys.
+def check_limit(limit: int) -> int:
+    """Return how many rows a page, or an answer without pages, has at most.
+
+    Raises:
+        UsageError: none, or too many.
+    """
+    if not 1 <= limit <= MAX_PAGE:
+        raise UsageError(f"limit {limit}: give 1 to {MAX_PAGE} rows")
+    return limit
+
+
+def encode(question: str, keys: Sequence[Any], kinds: Sequence[Kind] | None = None) -> str:
+    """Return the cursor behind the row that has these sort keys, of these kinds if they are given.
 
     *question* names the list, its order and its filters: what must be the same for the next page.
+
+    Raises:
+        IntegrityError: the row is damaged: no list can go on behind such a key.
     """
+    of = [str if type(key) is str else int for key in keys] if kinds is None else kinds
+    for key, kind in zip(keys, of, strict=True):
+        if key is not None and not _is_sound(key, kind):
+            raise _damaged(key)
     text = json.dumps(list(keys), ensure_ascii=False, separators=(",", ":"))
-    return base64.urlsafe_b64encode(_mark(question) + text.encode()).decode().rstrip("=")
+    cursor = base64.urlsafe_b64encode(_mark(question) + text.encode()).decode().rstrip("=")
+    if len(cursor) > MAX_LENGTH:
+        raise _damaged(text)
+    return cursor
 
 
-def decode(question: str, cursor: str, kinds: Sequence[type[int] | type[str]]) -> tuple[Key, ...]:
-    """Return the sort keys that a cursor holds, each of its kind or None.
+def decode(
+    question: str, cursor: str, kinds: Sequence[Kind], nullable: Collection[int] = ()
+) -> tuple[Any, ...]:
+    """Return the sort keys that a cursor holds, each of its kind; None where *nullable* names its place.
+
+    They are such as both databases take: integers of 64 bits, and text that UTF-8 has, without NUL.
 
     Raises:
         UsageError: it is no cursor, or that of another question.
@@ -51,9 +78,30 @@ def decode(question: str, cursor: str, kinds: Sequence[type[int] | type[str]]) -
             f"--after {cursor[:80]!r}: the cursor is of another list; keep filters and order as they were"
         )
     fits = isinstance(keys, list) and len(keys) == len(kinds)
-    if not fits or not all(key is None or type(key) is kind for key, kind in zip(keys, kinds, strict=True)):
+    if not fits or not all(
+        place in nullable if key is None else _is_sound(key, kind)
+        for place, (key, kind) in enumerate(zip(keys, kinds, strict=True))
+    ):
         raise UsageError(f"--after {cursor[:80]!r}: no cursor; give what the page before calls next")
     return tuple(keys)
+
+
+def _is_sound(key: Any, kind: Kind) -> bool:
+    if type(key) is not kind:
+        return False
+    if isinstance(key, int):
+        return -(2**63) <= key < 2**63
+    try:
+        return b"\0" not in key.encode()
+    except UnicodeEncodeError:
+        return False
+
+
+def _damaged(key: Any) -> IntegrityError:
+    return IntegrityError(
+        f"a page ends with a damaged row, that is ordered by {str(key)[:40]!r}: 'regmeta verify' says which;"
+        " another order or limit may pass it"
+    )
 
 
 def _mark(question: str) -> bytes:

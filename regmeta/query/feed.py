@@ -21,7 +21,8 @@ from sqlalchemy.engine import Connection
 
 from regmeta import models
 from regmeta.db import Database
-from regmeta.errors import IdentityMismatch, NotFound, Refused, UsageError
+from regmeta.errors import IdentityMismatch, NotFound, Refused
+from regmeta.query.cursors import check_limit
 from regmeta.query.feed_cursors import CursorRefused, Moment, Position, decode
 from regmeta.query.feed_events import Event, event_of
 from regmeta.query.stored import raw_digest, raw_time
@@ -123,13 +124,12 @@ def events(
     may be used on with other filters. Events of repositories that were deleted are among them.
 
     Raises:
-        UsageError: *after* is no cursor, or *limit* below 1.
+        UsageError: *after* is no cursor, or *limit* is out of range.
         CursorRefused: it cannot be followed: of another database, or events behind it were deleted.
         NotFound: there never was such a repository.
         Refused: the database cannot tell the order: a standby, or rows that no ``regmeta restore`` prepared.
     """
-    if limit < 1:
-        raise UsageError(f"limit: {limit}: give 1 or more")
+    check_limit(limit)
     with database.read() as connection:
         now = _now(database, connection)
         position = _start(database, now, after)

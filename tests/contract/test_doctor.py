@@ -308,6 +308,7 @@ def test_url_of_no_database_is_a_problem(tmp_path: Path) -> None:
 def test_wrong_collation_is_a_problem(filled: Settings) -> None:
     if is_file(filled):
         pytest.skip("SQLite compares bytes")
+    sql(filled, "DROP VIEW v_tags, v_tag_history")
     sql(filled, 'ALTER TABLE tags ALTER COLUMN name TYPE varchar COLLATE "default"')
     found = examined(filled)["collation"]
     assert (found.level, "tags.name (default)" in found.found) == ("problem", True)

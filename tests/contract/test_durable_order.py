@@ -84,7 +84,7 @@ def test_nothing_is_asked_of_the_file_system_between_the_first_lock_and_the_comm
 ) -> None:
     @event.listens_for(writing.database.engine, "before_cursor_execute")
     def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
-        if statement.startswith("INSERT INTO repositories"):
+        if statement.startswith("INSERT INTO repositories "):
             calls.note("first lock")
 
     commit_one(writing, builder, builder.image(), layout)

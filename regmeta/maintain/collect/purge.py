@@ -7,7 +7,8 @@ begin        the repository is *purging*: pushes are refused          the task: 
                                                                       the collector goes on
 each piece   some manifests are gone that no index lists, with their  the same
              edges and blobs; then some links to blobs; then some
-             ended tags
+             ended tags; then some pulls, favourites and samples of
+             room: a new repository of this name has none of them
 the last     locks of tags are gone, and the task; the repository is  --
              *deleted*, with nothing in it, and a push revives it
 ===========  =======================================================  ==========================
@@ -39,13 +40,25 @@ from regmeta.ingest.statements import (
 from regmeta.ingest.unit_of_work import Writer
 from regmeta.maintain.collect.blobs import delete_blobs
 from regmeta.maintain.collect.manifests import delete_manifests
-from regmeta.models import GcTask, IndexMember, Manifest, Repository, RepositoryBlob, Tag, TagLock
+from regmeta.models import (
+    Favorite,
+    GcTask,
+    IndexMember,
+    Manifest,
+    PullStatistic,
+    Repository,
+    RepositoryBlob,
+    Tag,
+    TagLock,
+    UsageSample,
+)
 from regmeta.models.base import UtcTime
 from regmeta.oci.digest import Digest
 
 CHUNK_MANIFESTS: Final = 200  # of one transaction: the lock is held for as long as they take
 CHUNK_LINKS: Final = 1000
 CHUNK_TAGS: Final = 2000
+CHUNK_STATISTICS: Final = 2000
 
 _of: Final[Any] = sa.bindparam("of")
 _ids: Final[Any] = sa.bindparam("ids", expanding=True)
@@ -78,6 +91,22 @@ _FORGET_TAGS: Final = sa.delete(Tag).where(Tag.id.in_(_ENDED_TAGS)).returning(Ta
 _DONE: Final = sa.delete(GcTask).where(GcTask.kind == sa.bindparam("of_kind"), GcTask.target_id.in_(_ids))
 _ALL_DONE: Final = sa.delete(GcTask).where(GcTask.repository_id == _of)
 _UNLOCK_TAGS: Final = sa.delete(TagLock).where(TagLock.repository_id == _of)
+
+
+def _some(model: Any, *keys: Any) -> Any:
+    """Return the statement that deletes some rows, locked in the order of what is their key in a repository.
+
+    Pulls are written in that order too.
+    """
+    chosen = sa.select(*keys).where(model.repository_id == _of).order_by(*keys).limit(sa.bindparam("at_most"))
+    return sa.delete(model).where(model.repository_id == _of, sa.tuple_(*keys).in_(chosen.with_for_update()))
+
+
+_FORGET_STATISTICS: Final = (
+    _some(PullStatistic, PullStatistic.digest, PullStatistic.tag, PullStatistic.day),
+    _some(Favorite, Favorite.kind, Favorite.user_name),
+    _some(UsageSample, UsageSample.day),
+)
 
 
 @dataclass(slots=True)
@@ -172,6 +201,10 @@ def _step(writer: Writer, repository_id: int, chunk_manifests: int) -> _Step:
             return _Step(blobs=delete_blobs(connection, change, links, writer.lifetimes))
         if len(connection.execute(_FORGET_TAGS, of).all()) == CHUNK_TAGS:
             return _Step()
+        for forget in _FORGET_STATISTICS:
+            some: Any = connection.execute(forget, {**of, "at_most": CHUNK_STATISTICS})
+            if some.rowcount >= CHUNK_STATISTICS:
+                return _Step()
         connection.execute(_UNLOCK_TAGS, of)
         connection.execute(_ALL_DONE, of)
         set_repository_state(connection, repository_id, "deleted", None)

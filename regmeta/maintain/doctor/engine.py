@@ -12,6 +12,7 @@ from sqlalchemy.engine import Connection
 from regmeta import db
 from regmeta.db import Database
 from regmeta.maintain.doctor.check import Check, ok, problem, warning
+from regmeta.maintain.file_check import damage_of
 from regmeta.models import Base
 
 CLOCK_TOLERANCE: Final = timedelta(seconds=60)
@@ -62,8 +63,8 @@ def check_clock(database: Database, host_clock: datetime) -> Iterator[Check]:
 def check_pages(database: Database) -> Iterator[Check]:
     """Let SQLite look through its file; it takes as long as reading it does."""
     with database.read() as connection:
-        found = [str(line) for (line,) in connection.exec_driver_sql("PRAGMA quick_check(5)")]
-    if found == ["ok"]:
+        found = damage_of(lambda statement: connection.exec_driver_sql(statement).fetchall(), 5, quick=True)
+    if not found:
         yield ok("pages", "quick_check found nothing")
     else:
         yield problem("pages", "; ".join(found), "put a copy in place: 'regmeta restore COPY --yes'")

@@ -152,7 +152,7 @@ def bases(
 
     Raises:
         NotFound: the reference means nothing here.
-        UsageError: *after* is not the cursor of this list, or *platform* is none.
+        UsageError: *after* is not the cursor of this list, *platform* is none, or *limit* is out of range.
     """
     question, choose = f"bases {platform}", _on(_WHOLE, platform, visible)
     return _kin(database, reference, question, choose, _steps_down, after, limit, visible)
@@ -205,11 +205,11 @@ def _kin(
     visible: Visibility | None,
 ) -> Page[Kin]:
     """Go from step to step until the page is full; each reads its piece in the order of an index."""
+    cursors.check_limit(limit)
     with database.read() as connection:
         root, digest = catalog.resolve_in(connection, reference, visible=visible)
         question = f"{question} {reference.repository}@{digest}"
-        start = (0, 0, 0) if after is None else cursors.decode(question, after, [int, int, int])
-        first, rank, behind = (cast("int", key or 0) for key in start)
+        first, rank, behind = (0, 0, 0) if after is None else cursors.decode(question, after, [int, int, int])
         images = connection.execute(_IMAGES, {"roots": [root]})
         found: list[tuple[_Step, Any]] = []
         for image in _one_of_each_chain(images):

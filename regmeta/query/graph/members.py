@@ -112,8 +112,9 @@ def children(
 
     Raises:
         NotFound: the reference means nothing here.
-        UsageError: *after* is not the cursor of this list.
+        UsageError: *after* is not the cursor of this list, or *limit* is out of range.
     """
+    cursors.check_limit(limit)
     with database.read() as connection:
         index, digest = catalog.resolve_in(connection, reference, visible=visible)
         question = f"children {reference.repository}@{digest}"
@@ -135,7 +136,7 @@ def children(
         for row in rows[:limit]
     )
     more = len(rows) > limit
-    return Page(items, cursors.encode(question, [items[-1].position]) if more else None, in_all)
+    return Page(items, cursors.encode(question, [items[-1].position], [int]) if more else None, in_all)
 
 
 def parents(
@@ -153,8 +154,9 @@ def parents(
 
     Raises:
         NotFound: there is no such repository.
-        UsageError: *after* is not the cursor of this list.
+        UsageError: *after* is not the cursor of this list, or *limit* is out of range.
     """
+    cursors.check_limit(limit)
     question = f"parents {repository}@{digest}"
     behind = 0 if after is None else cursors.decode(question, after, [int])[0]
     with database.read() as connection:

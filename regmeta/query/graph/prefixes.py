@@ -14,6 +14,7 @@ from regmeta import models
 from regmeta.db import Database
 from regmeta.errors import UsageError
 from regmeta.oci.digest import Digest
+from regmeta.query.cursors import check_limit
 from regmeta.query.held import is_no_deleted_manifest
 from regmeta.query.stored import digest_or_none, raw_digest
 from regmeta.query.visibility import Visibility
@@ -81,7 +82,9 @@ def _statement(visible: Visibility | None) -> sa.Select[Any]:
         .subquery("walked")
     )
     return (
-        sa.select(walked.c.digest, walked.c.kind, walked.c.size_bytes, walked.c.repository, walked.c.created_at)
+        sa.select(
+            walked.c.digest, walked.c.kind, walked.c.size_bytes, walked.c.repository, walked.c.created_at
+        )
         .where(walked.c.repository.is_not(None))
         .order_by(walked.c.place)
         .limit(sa.bindparam("page"))
@@ -100,8 +103,9 @@ def digests(
     two; upper case will do. Each digest comes once, in however many repositories it is.
 
     Raises:
-        UsageError: it is no beginning of a digest, or too short a one.
+        UsageError: it is no beginning of a digest, too short a one, or *limit* is out of range.
     """
+    check_limit(limit)
     found: list[Found] = []
     statement = _ALL if visible is None else _statement(visible)
     with database.read() as connection:

@@ -26,6 +26,8 @@ from regmeta.query.visibility import Visibility
 
 DEPTH: Final = 8
 """How many steps from the subject a tree of referrers goes."""
+DEEPEST: Final = 100
+"""How many it may go."""
 TREE: Final = 1000
 """How many referrers a tree holds."""
 
@@ -116,8 +118,9 @@ def referrers(
 
     Raises:
         NotFound: there is no such repository.
-        UsageError: *after* is not the cursor of this list.
+        UsageError: *after* is not the cursor of this list, or *limit* is out of range.
     """
+    cursors.check_limit(limit)
     types = () if "" in artifact_types else tuple(sorted(set(artifact_types)))
     question = f"referrers {repository} {subject} {types}"
     behind = 0 if after is None else cursors.decode(question, after, [int])[0]
@@ -125,7 +128,7 @@ def referrers(
         of = repository_id(connection, repository, visible=visible)
         asked: dict[str, Any] = {"of": of, "subject": subject, **({"types": types} if types else {})}
         rows = connection.execute(
-            _TYPED if types else _ALL, {**asked, "behind": behind or 0, "page": limit + 1}
+            _TYPED if types else _ALL, {**asked, "behind": behind, "page": limit + 1}
         ).all()
         found = _referrers(connection, rows[:limit])
         in_all = connection.execute(_COUNT_TYPED if types else _COUNT, asked).scalar_one() if total else None
@@ -148,10 +151,11 @@ def referrer_tree(
 
     Raises:
         NotFound: there is no such repository.
-        UsageError: a depth or limit below 1.
+        UsageError: *depth* is not from 1 to 100, or *limit* is out of range.
     """
-    if depth < 1 or limit < 1:
-        raise UsageError("a tree of referrers has a depth and a limit of at least 1")
+    if not 1 <= depth <= DEEPEST:
+        raise UsageError(f"depth {depth}: a tree of referrers has 1 to {DEEPEST} steps")
+    cursors.check_limit(limit)
     found: dict[Digest, Any] = {}
     with database.read() as connection:
         of = repository_id(connection, repository, visible=visible)

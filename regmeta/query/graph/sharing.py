@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from regmeta import models
 from regmeta.db import Database
 from regmeta.oci.digest import Digest
+from regmeta.query.cursors import check_limit
 from regmeta.query.visibility import Visibility
 
 LIMIT: Final = 20
@@ -96,7 +97,11 @@ def dedup(
 
     A report, not a look-up: it reads which repository holds which blob, all of it and twice. That is seconds
     for ten millions of them; daily samples of the same numbers are in the usage statistics.
+
+    Raises:
+        UsageError: *limit* is out of range.
     """
+    check_limit(limit)
     totals, lists = _ALL if visible is None else _statements(visible)
     with database.read() as connection:
         blobs, shared, logical, unique = connection.execute(totals).one()

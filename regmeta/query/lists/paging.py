@@ -17,7 +17,8 @@ from regmeta.query.results import Page
 
 T = TypeVar("T")
 
-MAX_PAGE: Final = 1_000_000  # [rows]
+MAX_PAGE: Final = cursors.MAX_PAGE
+check_limit: Final = cursors.check_limit
 _BATCH: Final = 1000  # [rows] that are read at once where only some of them may fit
 
 Part = Literal["first", "after", "nulls", "nulls after"]
@@ -104,17 +105,22 @@ class Asked:
         return found
 
     def page(self, rows: Sequence[Any], make: Callable[[Any], T], total: int | None = None) -> Page[T]:
-        """Return the answer: what is *made* of the rows, and the cursor behind them."""
+        """Return the answer: what is *made* of the rows, and the cursor behind them.
+
+        Raises:
+            IntegrityError: the page ends with a damaged row, and more follow.
+        """
         more = len(rows) > self.limit
         shown = rows[: self.limit]
         following = None
         if more:
             keys = shown[-1][-len(self.keys) :]
             said = (
-                bytes(value).hex() if key.is_digest else value
+                value.hex() if key.is_digest and isinstance(value, bytes) else value
                 for key, value in zip(self.keys, keys, strict=True)
             )
-            following = cursors.encode(self.name, [*self.pinned, *said])
+            kinds = [*[int] * len(self.pinned), *(key.kind for key in self.keys)]
+            following = cursors.encode(self.name, [*self.pinned, *said], kinds)
         return Page(tuple(make(row) for row in shown), following, total)
 
     def _every(self, connection: Connection, statement: Callable[[Part], Any]) -> Iterator[Any]:
@@ -159,23 +165,17 @@ def start(name: str, after: str, keys: Keys, pinned: int = 0) -> tuple[Any, ...]
     Raises:
         UsageError: it is no cursor, or that of another list.
     """
-    kinds = [*[int] * pinned, *(str if key.is_digest else key.kind for key in keys)]
-    found: list[Any] = list(cursors.decode(name, after, kinds))
-    for number, value in enumerate(found):
-        key = keys[number - pinned] if number >= pinned else None
-        if value is None:
-            fits = key is keys[0] and key.is_nullable
-        elif isinstance(value, int):
-            fits = abs(value) < 2**63
-        else:
-            fits = value.isascii() and "\0" not in value
-        if fits and key is not None and key.is_digest:
+    kinds = [*[int] * pinned, *(key.kind for key in keys)]
+    nullable = [pinned] if keys[0].is_nullable else []
+    found = list(cursors.decode(name, after, kinds, nullable))
+    for number, key in enumerate(keys, pinned):
+        if key.is_digest:
             try:
-                found[number] = bytes.fromhex(value)
+                found[number] = bytes.fromhex(found[number])
             except ValueError:
-                fits = False
-        if not fits:
-            raise UsageError(f"--after {after[:80]!r}: no cursor; give what the page before calls next")
+                raise UsageError(
+                    f"--after {after[:80]!r}: no cursor; give what the page before calls next"
+                ) from None
     return tuple(found)
 
 
@@ -190,17 +190,6 @@ def question(name: str, sort: str, descending: bool, where: object) -> str:
         if (value := getattr(where, field.name)) not in (None, ())
     ]
     return f"{name} {sort} {'down' if descending else 'up'} {said}"
-
-
-def check_limit(limit: int) -> int:
-    """Return how many rows a page has.
-
-    Raises:
-        UsageError: none, or too many.
-    """
-    if not 1 <= limit <= MAX_PAGE:
-        raise UsageError(f"limit {limit}: a page has 1 to {MAX_PAGE} rows")
-    return limit
 
 
 def check_choice(option: str, value: str | None, choices: Sequence[str]) -> None:

@@ -19,6 +19,7 @@ from regmeta.query.lists import paging
 from regmeta.query.lists.filters import exact, is_under, named, repository_contains, shape_of
 from regmeta.query.lists.paging import Asked, Key, Part, Shape
 from regmeta.query.results import Page
+from regmeta.query.statistics.sampled import NEWEST_DAY, sampled_day
 from regmeta.query.stored import raw_time, time_or_none
 from regmeta.query.visibility import Visibility, seen
 
@@ -53,7 +54,7 @@ class RepositoryFilter:
 class RepositoryItem:
     """One repository in a list. Tags and manifests are counted now.
 
-    ``size_bytes`` counts each blob once; it is of the newest day on which repositories were sampled, and
+    ``size_bytes`` counts each blob once; it is of the newest day on which all repositories were sampled, and
     None of one that was not. ``pulls`` are those of the last 30 days, and only counted in a list by pulls.
     A time that a damaged row holds is None.
     """
@@ -92,7 +93,7 @@ _size = (
     sa.select(_sample.unique_bytes)
     .where(
         _sample.repository_id == Repository.id,
-        _sample.day == sa.select(sa.func.max(UsageSample.day)).scalar_subquery(),
+        _sample.day == NEWEST_DAY.scalar_subquery(),
     )
     .scalar_subquery()
 )
@@ -125,7 +126,6 @@ _SORTS: Final[dict[str, tuple[Key, ...]]] = {
     "stars": (Key(sa.func.coalesce(_starred.c.stars, sa.literal_column("0"))), _id),
 }
 _SAMPLED: Final = frozenset({"size", "tags", "manifests"})
-_DAY_OF_SAMPLES: Final = sa.select(sa.func.max(UsageSample.day))
 _TODAY_OF: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -143,10 +143,10 @@ def repositories(
     """Return one page of the repositories.
 
     Sorts: *name*, *created*, *updated*; *size*, *tags* and *manifests*, as they were on the newest day on
-    which repositories were sampled (those that were not come last), and then these three are shown as they
-    were; *pulls*, of the last 30 days; *stars*.
-    All pages are about the day of the first. A page by *name*, *updated* or *size* reads the rows it shows;
-    by *created*, *tags* or *manifests* it costs time in proportion to the repositories there are, by
+    which all repositories were sampled (those that came since are last), and then these three are shown as
+    they were; *pulls*, of the last 30 days; *stars*.
+    All pages by what was sampled, or by *pulls*, are about the day of the first. A page by *name*, *updated*
+    or *size* reads the rows it shows; by *created*, *tags* or *manifests* it costs time in proportion to the repositories there are, by
     *pulls* and *stars* to the pulls of those days and to all stars as well.
 
     Raises:
@@ -175,7 +175,7 @@ def repositories(
 def _day_of(connection: Connection, sort: str) -> int:
     """Return the day that a list is about: of the newest samples, or today."""
     if sort in _SAMPLED:
-        return connection.execute(_DAY_OF_SAMPLES).scalar() or 0
+        return sampled_day(connection) or 0
     return (db.clock(connection) - _TODAY_OF) // timedelta(days=1)
 
 
@@ -183,12 +183,16 @@ def _day_of(connection: Connection, sort: str) -> int:
 def _statement(sort: str, descending: bool, part: Part | None, shape: Shape, is_sqlite: bool) -> Any:
     """Return the statement for one page, or without *part* the one for all."""
     is_sampled = sort in _SAMPLED and part is not None and not part.startswith("nulls")
+    # Of the day that all pages are about: those that come after the sampled ones have no size on it.
+    size: Any = _size
+    if sort in _SAMPLED:
+        size = UsageSample.unique_bytes if is_sampled else sa.null()
     columns = sa.select(
         Repository.name.label("name"),
         # The largest repositories have the most to count, and their samples say it.
         UsageSample.tags if is_sampled else _tags,
         UsageSample.manifests if is_sampled else _manifests,
-        UsageSample.unique_bytes if is_sampled else _size,
+        size,
         _stars,
         _pulls if sort == "pulls" else sa.null(),
         raw_time(Repository.created_at),

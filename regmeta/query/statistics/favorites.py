@@ -82,8 +82,9 @@ def favorites(
     Of repositories that were deleted nothing is told; it is there again when they are.
 
     Raises:
-        UsageError: no name of a user, no such kind, or no cursor of this list.
+        UsageError: no name of a user, no such kind, no cursor of this list, or *limit* is out of range.
     """
+    cursors.check_limit(limit)
     of: dict[str, Any] = {"user": user_name(user), "page": limit + 1, "kinds": _kinds(kind)}
     question = f"favorites {user} {kind}"
     if after is not None:

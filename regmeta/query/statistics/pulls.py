@@ -17,11 +17,12 @@ from sqlalchemy.engine import Connection
 
 from regmeta import models
 from regmeta.db import Database
-from regmeta.models.base import UtcTime
 from regmeta.oci.digest import Digest
 from regmeta.oci.names import Reference
 from regmeta.query.catalog import repository_id
+from regmeta.query.cursors import check_limit
 from regmeta.query.statistics.days import date_of, last_days
+from regmeta.query.stored import raw_time, time_or_none
 from regmeta.query.visibility import Visibility, seen
 
 DAYS: Final = 30
@@ -29,13 +30,13 @@ TOP: Final = 20
 
 _row = models.PullStatistic
 _pulls = sa.func.sum(_row.pulls)
-_last = sa.func.max(_row.last_pulled_at, type_=UtcTime())
+_last = sa.func.max(raw_time(_row.last_pulled_at))
 _of: Final[Any] = sa.bindparam("of")
 _WHO: Final = (
     sa.select(
         models.Manifest.pushed_by,
         sa.func.count(),
-        sa.func.max(models.Manifest.pushed_at, type_=UtcTime()),
+        sa.func.max(raw_time(models.Manifest.pushed_at)),
     )
     .where(models.Manifest.repository_id == _of, models.Manifest.deleted_at.is_(None))
     .group_by(models.Manifest.pushed_by)
@@ -71,7 +72,7 @@ class TopRepository:
 
     repository: str
     pulls: int
-    last_pulled_at: datetime
+    last_pulled_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,16 +82,19 @@ class TopImage:
     repository: str
     digest: Digest
     pulls: int
-    last_pulled_at: datetime
+    last_pulled_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
 class Pusher:
-    """Who pushed manifests of a repository that are still here: how many, and when last."""
+    """Who pushed manifests of a repository that are still here: how many, and when last.
+
+    A time that a damaged row hides is None, here and of pulls.
+    """
 
     actor: str
     manifests: int
-    last_pushed_at: datetime
+    last_pushed_at: datetime | None
 
 
 def pulls(
@@ -115,9 +119,9 @@ def pulls(
         shape = reference.digest is not None, reference.digest is None and reference.tag is not None
         wanted = list(range(first, last + 1))
         rows: Any = connection.execute(_by_day(*shape), {**of, "days": wanted}).all()
-        last_pulled_at = max((at for _, _, at in rows), default=None)
+        last_pulled_at = max((at for *_, raw in rows if (at := time_or_none(raw)) is not None), default=None)
         if last_pulled_at is None:
-            last_pulled_at = connection.execute(_last_of(*shape), of).scalar()
+            last_pulled_at = time_or_none(connection.execute(_last_of(*shape), of).scalar())
     found = {day: int(count) for day, count, _ in rows}
     by_day = tuple(DayPulls(date_of(day), found.get(day, 0)) for day in wanted)
     return Pulls(str(reference), sum(found.values()), last_pulled_at, by_day)
@@ -129,11 +133,12 @@ def top_repositories(
     """Return the repositories that were pulled most in so many days up to today.
 
     Raises:
-        UsageError: *days* is out of range.
+        UsageError: *days* or *limit* is out of range.
     """
+    check_limit(limit)
     with database.read() as connection:
         rows = _top(connection, _top_statement(by_image=False), days, limit, visible)
-    return tuple(TopRepository(name, int(count), at) for name, count, at in rows)
+    return tuple(TopRepository(name, int(count), time_or_none(at)) for name, count, at in rows)
 
 
 def top_images(
@@ -142,11 +147,12 @@ def top_images(
     """Return the images that were pulled most in so many days up to today; they may have gone since.
 
     Raises:
-        UsageError: *days* is out of range.
+        UsageError: *days* or *limit* is out of range.
     """
+    check_limit(limit)
     with database.read() as connection:
         rows = _top(connection, _top_statement(by_image=True), days, limit, visible)
-    return tuple(TopImage(name, digest, int(count), at) for name, count, at, digest in rows)
+    return tuple(TopImage(name, digest, int(count), time_or_none(at)) for name, count, at, digest in rows)
 
 
 def pushers(
@@ -156,11 +162,13 @@ def pushers(
 
     Raises:
         NotFound: there is no such repository.
+        UsageError: *limit* is out of range.
     """
+    check_limit(limit)
     with database.read() as connection:
         of = repository_id(connection, repository, None, visible)
         rows: Any = connection.execute(_WHO, {"of": of, "page": limit}).all()
-    return tuple(Pusher(*row) for row in rows)
+    return tuple(Pusher(actor, count, time_or_none(at)) for actor, count, at in rows)
 
 
 def _top(connection: Connection, statement: Any, days: int, limit: int, visible: Visibility | None) -> Any:

@@ -27,6 +27,7 @@ from regmeta.errors import NotFound, UsageError
 from regmeta.query import cursors
 from regmeta.query.results import Page
 from regmeta.query.statistics.measure import SOME, Measured, measure
+from regmeta.query.statistics.sampled import sampled_day
 from regmeta.query.visibility import Visibility, seen
 
 PAGE: Final = 100
@@ -43,10 +44,6 @@ _BELOW_PREFIX: Final = sa.or_(
     sa.and_(_repository.name > sa.bindparam("from"), _repository.name < sa.bindparam("to")),
 )
 _BELOW: Final = _REPOSITORIES.where(_BELOW_PREFIX)
-_NEWEST_DAY: Final = sa.select(sa.func.max(_sample.day)).where(
-    _sample.day < sa.func.coalesce(sa.bindparam("before", type_=sa.BigInteger()), 2**31 - 1)
-)
-_LAST_SAMPLED: Final = sa.select(sa.func.max(_sample.repository_id)).where(_sample.day == sa.bindparam("day"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +120,9 @@ def sampled_usage(
     none. Repositories that came since are not in it.
 
     Raises:
-        UsageError: *after* is no cursor of this list.
+        UsageError: *after* is no cursor of this list, or *limit* is out of range.
     """
+    cursors.check_limit(limit)
     question = f"usage {prefix!r}"
     of: dict[str, Any] = {"page": limit + 1}
     keys = None
@@ -155,22 +153,8 @@ def sampled_usage(
     if len(rows) <= limit:
         return Page(items, None)
     last = rows[limit - 1]
-    return Page(items, cursors.encode(question, (int(str(day)), last.unique_bytes, last.repository_id)))
-
-
-def sampled_day(connection: Connection) -> int | None:
-    """Return the newest day whose samples are complete, None if there is none.
-
-    Repositories are sampled by their ids, so a day that does not go as far as the one before is unfinished.
-    """
-    newest = connection.execute(_NEWEST_DAY, {"before": None}).scalar()
-    if newest is None:
-        return None
-    earlier = connection.execute(_NEWEST_DAY, {"before": newest}).scalar()
-    if earlier is None:
-        return newest
-    reached = [connection.execute(_LAST_SAMPLED, {"day": day}).scalar() or 0 for day in (newest, earlier)]
-    return newest if reached[0] >= reached[1] else earlier
+    keys = (day, last.unique_bytes, last.repository_id)
+    return Page(items, cursors.encode(question, keys, (int, int, int)))
 
 
 def _repositories(
