@@ -10,8 +10,8 @@ from regmeta.models import Blob, Manifest, Repository
 def is_no_deleted_manifest() -> sa.ColumnElement[bool]:
     """Return the condition that a blob is not what is left of a manifest that was deleted in a repository.
 
-    Its bytes are kept for a while, and are found no more than the manifest is. Both ``Blob`` and ``Repository``
-    are those of the statement around it, however deep it is in that.
+    Its bytes are kept for a while, and are found no more than the manifest is. ``Blob`` and ``Repository``
+    are those of the statements around it.
     """
     deleted = (
         sa.select(Manifest.id)

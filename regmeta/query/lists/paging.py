@@ -14,6 +14,7 @@ from regmeta.errors import UsageError
 from regmeta.models.base import Name
 from regmeta.query import cursors
 from regmeta.query.results import Page
+from regmeta.query.stored import raw_digest
 
 T = TypeVar("T")
 
@@ -50,7 +51,11 @@ class Key:
         return sa.LargeBinary() if self.is_digest else _KINDS[self.kind]
 
     def raw(self) -> Any:
-        """Return the column as the row holds it."""
+        """Return the column as the row holds it, to be selected."""
+        return raw_digest(self.column) if self.is_digest else self.compared()
+
+    def compared(self) -> Any:
+        """Return the column as it is compared, so that an index of it is followed."""
         return sa.type_coerce(self.column, self.type)
 
     def bound(self, name: str) -> Any:
@@ -73,7 +78,7 @@ def paged(base: sa.Select[*tuple[Any, ...]], keys: Keys, part: Part, descending:
     if part.endswith("after"):
         names = range(len(keys) - len(rest), len(keys))
         # Row values can follow an index of these columns to the place; the same said with OR cannot.
-        here = sa.tuple_(*(key.raw() for key in rest))
+        here = sa.tuple_(*(key.compared() for key in rest))
         there = sa.tuple_(*(key.bound(f"key_{number}") for number, key in zip(names, rest, strict=True)))
         statement = statement.where(here < there if descending else here > there)
     orders = (key.column.desc() if descending else key.column.asc() for key in rest)

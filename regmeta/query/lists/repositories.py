@@ -146,8 +146,8 @@ def repositories(
     which all repositories were sampled (those that came since are last), and then these three are shown as
     they were; *pulls*, of the last 30 days; *stars*.
     All pages by what was sampled, or by *pulls*, are about the day of the first. A page by *name*, *updated*
-    or *size* reads the rows it shows; by *created*, *tags* or *manifests* it costs time in proportion to the repositories there are, by
-    *pulls* and *stars* to the pulls of those days and to all stars as well.
+    or *size* reads the rows it shows; by *created*, *tags* or *manifests* it costs time in proportion to the
+    repositories there are, by *pulls* and *stars* to the pulls of those days and to all stars as well.
 
     Raises:
         UsageError: *after* is of another list, or a filter, order or limit is none.

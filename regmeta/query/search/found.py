@@ -11,7 +11,9 @@ from regmeta.oci.digest import Digest
 T = TypeVar("T")
 
 CANDIDATES: Final = 1000
-"""How many rows of a kind are ranked at most: beyond them those with the lowest ids are."""
+"""How many rows of a kind are ranked at most: of more, those with the lowest ids.
+
+What is dead or hidden is none of them; dead texts are, for one who sees all, if the answer is full anyway."""
 
 Match = Literal["exact", "prefix", "substring"]
 

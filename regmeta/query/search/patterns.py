@@ -7,6 +7,7 @@ and digits, and of its edges.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, Final, Literal
 
@@ -32,6 +33,8 @@ def _is_usable(three: str) -> bool:
 
 
 Way = Literal["rowids", "bitmap", "ids"]
+Only = Callable[[Any], sa.ColumnElement[bool]]
+"""A condition that is made of the columns of a row."""
 
 
 def way_to(connection: Connection, model: Any, term: str) -> Way:
@@ -65,15 +68,17 @@ def _estimate(model: Any) -> Any:
     return sa.text(explain).bindparams(pattern)
 
 
-def holding(columns: Any, model: Any, way: Way) -> sa.Select[Any]:
+def holding(columns: Any, model: Any, way: Way, only: Only | None = None) -> sa.Select[Any]:
     """Return the statement of the rows that hold a term; its parameters are parameters_of().
 
     *columns* selects from *model*, one of the tables that are searched. Of the ``CANDIDATES`` rows with the
     lowest ids it gives the first ``page``, those that start with the term before the others, then by text;
-    ``candidates`` says how many there are.
+    ``candidates`` says how many there are. Candidates are only rows for which *only* holds: it is asked in
+    the order of ids, until there are enough.
     """
     table = str(model.__tablename__)
     text = getattr(model, SEARCHED[table])
+    asked: Any = model.__table__.c
     term = sa.bindparam("term", type_=sa.String())
     if way == "rowids":
         fts = sa.table(f"{table}_fts", sa.column("rowid", sa.Integer()))
@@ -92,6 +97,13 @@ def holding(columns: Any, model: Any, way: Way) -> sa.Select[Any]:
         if way == "bitmap":
             all_of_them = found.cte().prefix_with("MATERIALIZED")
             found, order = sa.select(all_of_them), all_of_them.c.id
+            if only is not None:
+                # OFFSET keeps the sorting inside: what *only* costs is paid for the first rows alone.
+                in_order = found.order_by(order).offset(sa.literal_column("0")).subquery()
+                found, order = sa.select(in_order), in_order.c.id
+                asked = in_order.c
+    if only is not None:
+        found = found.where(only(asked))
     ranked = found.order_by(order).limit(CANDIDATES).subquery()
     named = ranked.c[SEARCHED[table]]
     is_inside = sa.func.substr(named, 1, sa.bindparam("length", type_=sa.Integer())) != term

@@ -13,6 +13,7 @@ from sqlalchemy.engine import Connection
 from regmeta.models import Repository, Tag, TagName
 from regmeta.oci.folding import folded
 from regmeta.query.search.found import CANDIDATES, Found, TagHit, first, match_of
+from regmeta.query.search.live import is_live_name
 from regmeta.query.search.patterns import Way, behind, has_trigram, holding, parameters_of, way_to
 from regmeta.query.search.repositories import ranked
 from regmeta.query.stored import digest_or_none, raw_digest
@@ -22,12 +23,13 @@ REPOSITORIES: Final = 100  # the best that ``repo:tag`` looks into
 _NAMES_AT_ONCE: Final = 50
 _SPELT_OUT: Final = 3  # letters whose two cases are looked for as ranges of names
 
-_NAMES: Final = (
+_STARTING: Final = (
     sa.select(TagName.name, TagName.folded)
     .where(TagName.folded >= sa.bindparam("low"), TagName.folded < sa.bindparam("high"))
     .order_by(TagName.folded, TagName.name)
     .limit(sa.bindparam("page"))
 )
+_NAMES: Final = _STARTING.where(is_live_name(TagName, None))
 _LIVE: Final = (
     sa.select(
         Tag.repository_id,
@@ -54,7 +56,7 @@ def find_tags(
         return _in_repositories(connection, tag, repository, limit, visible)
     hits: list[TagHit] = []
     cut = False
-    for names, is_cut in _names(connection, tag):
+    for names, is_cut in _names(connection, tag, visible):
         cut = cut or is_cut
         for start in range(0, len(names), _NAMES_AT_ONCE):
             of = names[start : start + _NAMES_AT_ONCE]
@@ -66,9 +68,12 @@ def find_tags(
     return first(hits, limit, cut=cut)
 
 
-def _names(connection: Connection, tag: str) -> Iterator[tuple[list[_Name], bool]]:
-    """Give the names that tags have or had, the best first, and whether there are too many of them."""
-    found: Any = connection.execute(_NAMES, {"low": tag, "high": behind(tag), "page": CANDIDATES + 1}).all()
+def _names(
+    connection: Connection, tag: str, visible: Visibility | None
+) -> Iterator[tuple[list[_Name], bool]]:
+    """Give the names of live tags that may be seen, the best first, and whether there are too many."""
+    starting = _NAMES if visible is None else _STARTING.where(is_live_name(TagName, visible))
+    found: Any = connection.execute(starting, {"low": tag, "high": behind(tag), "page": CANDIDATES + 1}).all()
     known = {(row.name, row.folded): None for row in found[:CANDIDATES]}
     yield [name for name in known if name[1] == tag], False
     yield [name for name in known if name[1] != tag], len(found) > CANDIDATES
@@ -76,7 +81,9 @@ def _names(connection: Connection, tag: str) -> Iterator[tuple[list[_Name], bool
         return
     is_sqlite = connection.dialect.name == "sqlite"
     of = {**parameters_of(tag, is_sqlite=is_sqlite), "page": CANDIDATES}
-    rows: Any = connection.execute(_holding(way_to(connection, TagName, tag)), of).all()
+    way = way_to(connection, TagName, tag)
+    statement = _holding(way) if visible is None else _holding_for(way, visible)
+    rows: Any = connection.execute(statement, of).all()
     others = [name for name in ((row.name, row.folded) for row in rows) if name not in known]
     yield others, len(rows) >= CANDIDATES
 
@@ -122,7 +129,12 @@ def _hit(row: Any, tag: str) -> TagHit:
 
 @lru_cache(maxsize=3)
 def _holding(way: Way) -> sa.Select[Any]:
-    return holding(sa.select(TagName.id, TagName.name, TagName.folded), TagName, way)
+    return _holding_for(way, None)
+
+
+def _holding_for(way: Way, visible: Visibility | None) -> sa.Select[Any]:
+    columns = sa.select(TagName.id, TagName.name, TagName.folded)
+    return holding(columns, TagName, way, lambda of: is_live_name(of, visible))
 
 
 # --- in repositories that are named -------------------------------------------------------------

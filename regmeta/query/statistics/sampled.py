@@ -10,10 +10,15 @@ from sqlalchemy.engine import Connection
 from regmeta.models import Repository, UsageSample
 
 # Repositories are sampled in the order of their ids, so the last of a day is sampled when all others were.
-# Deleted ones are sampled no more. Of those that came since a day was sampled none was, ever.
+# Deleted ones are sampled no more. Of those that came since a day was sampled none was, ever. The search goes
+# down from the end of the key (> 0 says so to SQLite) past these two, and ends with the first that fits.
 _last = (
     sa.select(Repository.id)
-    .where(Repository.state == "active", sa.exists().where(UsageSample.repository_id == Repository.id))
+    .where(
+        Repository.id > 0,
+        Repository.state == "active",
+        sa.exists().where(UsageSample.repository_id == Repository.id),
+    )
     .order_by(Repository.id.desc())
     .limit(1)
     .scalar_subquery()

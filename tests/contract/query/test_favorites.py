@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import threading
+from datetime import timedelta
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
-from regmeta import errors
-from regmeta.app import Writing
+from regmeta import db, errors
+from regmeta.app import Writing, open_for_writing
 from regmeta.ingest.favorites import set_favorite, toggle_favorite
+from regmeta.ingest.pulls import Pull, record_pulls
+from regmeta.maintain.collect import purge as purging
 from regmeta.maintain.delete.repository import delete_repository
 from regmeta.maintain.delete.undelete import undelete_repository
+from regmeta.maintain.progress import NoProgress
+from regmeta.maintain.usage import record_usage
+from regmeta.oci.names import Reference
+from regmeta.query.statistics import pulls as statistics
 from regmeta.query.statistics.favorites import favorite_counts, favorites
+from regmeta.query.statistics.usage import sampled_usage
 from regmeta.query.visibility import UnderPrefixes
-from tests.builders import LayoutBuilder
-from tests.support.registry import commit_one, scalar
+from regmeta.settings import Settings
+from tests.builders import LayoutBuilder, digest_of
+from tests.support.registry import AT_ONCE, commit_one, counts, rows, scalar
 
 
 @pytest.fixture
@@ -121,3 +131,45 @@ def test_users_who_star_at_once_are_all_counted(filled: Writing) -> None:
     assert raised == []
     assert favorite_counts(filled.database, "a").stars == 4
     assert scalar(filled.database, "SELECT count(*) FROM favorites") == 4
+
+
+def test_new_repository_of_a_purged_name_begins_without_statistics(
+    settings: Settings, builder: LayoutBuilder, layout: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They go in pieces, and those of others stay."""
+    monkeypatch.setattr(purging, "CHUNK_STATISTICS", 2)
+    with open_for_writing(settings, lifetimes=AT_ONCE) as impatient:
+        database, image = impatient.database, builder.image()
+        with database.read() as connection:
+            now = db.clock(connection)
+        for name in ("app", "other"):
+            commit_one(impatient, builder, image, layout, name)
+            for user in ("ann", "bob", "cid"):
+                set_favorite(database, user, "star", name)
+                set_favorite(database, user, "bookmark", name)
+            pulls = [Pull(name, digest_of(image), "v1", now - timedelta(days=day)) for day in range(5)]
+            record_pulls(database, pulls)
+        record_usage(database, NoProgress())
+        delete_repository(impatient.writer, "app")
+        steps = list[dict[str, int]]()
+        tables = ("favorites", "pull_stats", "usage_samples")
+
+        def may_go_on() -> bool:
+            steps.append(dict(counts(database, *tables)))
+            return True
+
+        report = purging.purge(impatient.writer, 1, may_go_on=may_go_on)
+        assert report is not None
+        assert report.is_empty
+        for table in tables:
+            taken = [before[table] - after[table] for before, after in pairwise(steps)]
+            assert max(taken) <= 2, (table, taken)
+            assert rows(database, f"SELECT DISTINCT repository_id FROM {table}") == [(2,)]
+        assert counts(database, *tables) == {"favorites": 6, "pull_stats": 5, "usage_samples": 1}
+        commit_one(impatient, builder, image, layout / "2", "app")
+        assert rows(database, "SELECT id FROM repositories WHERE name = 'app'") == [(1,)]
+        found = favorite_counts(database, "app", user="ann")
+        assert (found.stars, found.bookmarks, found.is_starred) == (0, 0, False)
+        assert statistics.pulls(database, Reference.parse("app")).last_pulled_at is None
+        assert [each.repository for each in favorites(database, "ann", "star").items] == ["other"]
+        assert [each.name for each in sampled_usage(database).items] == ["other"]

@@ -251,6 +251,20 @@ def test_digits_find_nothing_that_was_deleted_or_is_not_seen(
     assert repositories(of) == []
 
 
+def test_deleted_manifest_hides_no_other_blob_of_its_repository(
+    writing: Writing, builder: LayoutBuilder, put: Put
+) -> None:
+    layers = [builder.layer(b"keep")]
+    config = builder.config(layers)
+    put(builder.image(layers, config), "app:keep")
+    gone = put(builder.image(), "app:gone")
+    delete_manifest(writing.writer, "app", gone)
+    for kept in (digest_of(layers[0]), digest_of(config)):
+        [found] = digests(writing.database, str(kept))
+        assert (found.digest, found.kind, found.repository) == (kept, "blob", "app")
+    assert digests(writing.database, str(gone)) == []
+
+
 @pytest.mark.inconsistent
 def test_damaged_digest_hides_itself_only(writing: Writing, builder: LayoutBuilder, put: Put) -> None:
     put(builder.image([b"one"]), "app:1")

@@ -8,9 +8,11 @@ from datetime import timedelta
 from typing import Any, get_args
 
 import pytest
+import sqlalchemy as sa
 
 from regmeta import errors
 from regmeta.db import Database
+from regmeta.models import Repository
 from regmeta.oci import globs
 from regmeta.oci.signatures import NOTATION
 from regmeta.query.lists import every
@@ -584,3 +586,28 @@ def test_damaged_row_fails_no_page(database: Database, rows: Rows) -> None:
     assert (found[one["name"]].digest, found[one["name"]].pushed_at) == (None, None)
     assert len(found) == len(tag_models(rows, "app"))
     assert all(m.pushed_at is None for m in manifests(database, "app").items)
+
+
+def test_digests_that_are_no_text_fail_no_page(database: Database, rows: Rows) -> None:
+    if not database.is_sqlite:
+        pytest.skip("only SQLite keeps what other programs write")
+    let_pass(database, timedelta())
+    for table, column in (("tags", "manifest_digest"), ("manifests", "digest"), ("blobs", "digest")):
+        change(database, f"UPDATE {table} SET {column} = CAST(x'01ff' || {column} AS TEXT)")
+    pages = (tags(database), tags(database, "app"), manifests(database), blobs(database))
+    for page in pages:
+        assert page.items
+        assert all(item.digest is None for item in page.items)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "name"),
+    [("{**,a}/*", "a-b"), ("{[,]}a[ab]", "b"), ("x/{**,a}/y", "x/y"), ("{b/**,a}/c", "b/c")],
+)
+def test_pattern_in_braces_finds_what_it_matches(database: Database, pattern: str, name: str) -> None:
+    assert globs.matches((pattern,), name)
+    row = {"name": name, "leaf": name.rpartition("/")[2], "created_at": NOW, "updated_at": NOW}
+    with database.transaction("test") as connection:
+        connection.execute(sa.insert(Repository), row)
+    found = repositories(database, where=RepositoryFilter(name=pattern))
+    assert [item.name for item in found.items] == [name]

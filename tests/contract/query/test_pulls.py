@@ -23,7 +23,7 @@ from regmeta.oci.names import Reference
 from regmeta.query.statistics import pulls as statistics
 from regmeta.query.visibility import UnderPrefixes
 from tests.builders import LayoutBuilder, digest_of
-from tests.support.registry import commit_one, dump, rows, scalar
+from tests.support.registry import change, commit_one, dump, rows, scalar
 
 DAY = timedelta(days=1)
 
@@ -162,6 +162,22 @@ def test_pushers_are_those_of_what_is_here(writing: Writing, digests: list[Diges
     assert (found.actor, found.manifests) == ("tester", 2)
     with pytest.raises(errors.NotFound):
         statistics.pushers(writing.database, "nobody")
+
+
+def test_one_damaged_time_hides_no_pusher_and_no_pulls(
+    writing: Writing, digests: list[Digest], now: datetime
+) -> None:
+    record_pulls(writing.database, [Pull("app", digests[0], "v1", now)])
+    bad = "no time" if writing.database.is_sqlite else 9 * 10**18
+    change(writing.database, "UPDATE manifests SET pushed_by = 'bad', pushed_at = :bad WHERE id = 1", bad=bad)
+    change(writing.database, "UPDATE pull_stats SET last_pulled_at = :bad", bad=bad)
+    found = {each.actor: each for each in statistics.pushers(writing.database, "app")}
+    assert found["bad"].last_pushed_at is None
+    assert found["tester"].last_pushed_at is not None
+    [top] = statistics.top_repositories(writing.database)
+    [image] = statistics.top_images(writing.database)
+    all_of = of(writing, "app")
+    assert [(each.pulls, each.last_pulled_at) for each in (top, image, all_of)] == [(1, None)] * 3
 
 
 @pytest.mark.parametrize("days", [0, -1, 10**6])

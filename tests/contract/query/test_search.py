@@ -339,7 +339,8 @@ def test_digests_are_found_by_any_prefix(world: World) -> None:
         assert sorted(hit.tags) == mine
         assert hit.match == ("exact" if of.hex == folded(text).removeprefix("sha256:") else "prefix")
     assert search(world.database, of.hex[:5]).digests.items == ()
-    assert len(search(world.database, "sha256:", limit=1000).digests.items) == len(world.names)
+    begin = sum(digest(number).hex.startswith("ab") for number in range(1, len(world.names) + 1))
+    assert len(search(world.database, "sha256:ab", limit=1000).digests.items) == begin
     assert search(world.database, f"{world.names[5]}@{of}").digests.items == ()
     [hit] = search(world.database, f"{name}@sha256:{of.hex[:3]}").digests.items
     assert hit.digest == of
@@ -383,7 +384,39 @@ def test_damaged_digest_does_not_fail_the_answer(world: World) -> None:
     assert search(world.database, f"sha256:{digest(1).hex[:4]}").digests.items == ()
 
 
+def test_digest_that_is_no_text_does_not_fail_the_answer(world: World) -> None:
+    if not world.database.is_sqlite:
+        pytest.skip("only SQLite keeps what other programs write")
+    name, tag = world.tags[0]
+    with world.database.transaction("test") as connection:
+        for table, column in (("tags", "manifest_digest"), ("manifests", "digest"), ("blobs", "digest")):
+            connection.exec_driver_sql(f"UPDATE {table} SET {column} = CAST(x'01ff' || {column} AS TEXT)")
+    hits = search(world.database, f"{name}:{tag}").tags.items
+    assert hits[0].digest is None
+    assert search(world.database, "mit").texts.items[0].digest is None
+    assert search(world.database, f"sha256:{digest(1).hex[:4]}").digests.items == ()
+
+
 # --- what is left out ---------------------------------------------------------------------------
+
+
+def test_what_is_left_of_a_deleted_manifest_is_no_blob(world: World) -> None:
+    for prefix in (str(digest(5)), f"{world.names[4]}@{digest(5)}"):
+        with world.database.transaction("test") as connection:
+            connection.execute(sa.text("UPDATE manifests SET deleted_at = NULL"))
+            links = sa.text("DELETE FROM repository_blobs WHERE blob_id = 5 AND repository_id = 6")
+            connection.execute(links)
+        [hit] = search(world.database, prefix).digests.items
+        assert hit.kind == "image"
+        with world.database.transaction("test") as connection:
+            connection.execute(sa.text("UPDATE manifests SET deleted_at = 1 WHERE id = 5"))
+        assert search(world.database, prefix).digests.items == ()
+        assert search(world.database, str(digest(6))).digests.items
+        with world.database.transaction("test") as connection:
+            link = {"repository_id": 6, "blob_id": 5, "linked_at": NOW}
+            connection.execute(sa.insert(models.RepositoryBlob), link)
+        found = search(world.database, prefix).digests.items
+        assert [hit.repositories for hit in found] == ([] if "@" in prefix else [(world.names[5],)])
 
 
 def test_deleted_things_are_not_found(world: World) -> None:
@@ -415,7 +448,7 @@ def test_deleted_things_are_not_found(world: World) -> None:
 
 
 def test_what_is_not_visible_is_answered_as_if_it_were_not_there(world: World) -> None:
-    asked = [*FIXED, "sha256:", "sha256:1", "nginx@sha256:"]
+    asked = [*FIXED, *(f"sha256:{number:02x}" for number in range(0, 256, 8)), "nginx@sha256:1a"]
     prefixes = ("team", "nginx")
     seen = [search(world.database, t, limit=1000, visible=UnderPrefixes(prefixes)) for t in asked]
     hidden = [n for n in world.names if not any(n == p or n.startswith(f"{p}/") for p in prefixes)]
@@ -463,7 +496,10 @@ def test_beyond_a_thousand_candidates_the_oldest_are_ranked_and_exact_ones_are_n
     assert len(sent) <= 14, str(sent)
 
 
-@pytest.mark.parametrize("text", ["", "  ", ":", "x" * 513, "a\0b", "\udcff"])
+@pytest.mark.parametrize(
+    "text",
+    [*("", "  ", ":", "x" * 513, "a\0b", "\udcff"), *("sha256:", "SHA512:a", "app@sha256:", "app@sha256:f")],
+)
 def test_text_that_asks_for_nothing_is_refused(database: Database, text: str) -> None:
     with pytest.raises(UsageError):
         search(database, text)
@@ -478,7 +514,71 @@ def test_limits_and_kinds_are_checked(database: Database) -> None:
             search(database, "app", kinds=kinds)  # type: ignore[arg-type]
 
 
+def add_repository(connection: Any, number: int, name: str) -> None:
+    row = {"id": number, "name": name, "leaf": name.rpartition("/")[2], "created_at": NOW, "updated_at": NOW}
+    connection.execute(sa.insert(models.Repository), row)
+    searchable.add_repositories(connection, {number: name})
+    add_image(connection, number, number)
+
+
+def test_what_is_hidden_or_dead_takes_no_place_among_the_candidates(database: Database) -> None:
+    many = range(box.MAX_LIMIT + 100)
+    with database.transaction("test") as connection:
+        add_repository(connection, 1, "secret/a")
+        add_repository(connection, 2, "open/b")
+        add_tags(connection, 1, 1, [f"rel-{number:05}" for number in many])
+        add_tags(connection, 2, 2, ["rel-z", "xrel-9"])
+        for number in many:
+            add_labels(connection, 1, {f"note{number}": f"hello {number:05} world"})
+        add_labels(connection, 2, {"note": "hello there", "other": "say hello"})
+
+    def asked(**options: Any) -> None:
+        said = search(database, "hello", **options).texts
+        assert ([hit.label for hit in said.items], said.more, said.cut) == (["note", "other"], False, False)
+        for text, names in (
+            (":rel", ["rel-z", "xrel-9"]),
+            (":rel-z", ["rel-z"]),
+            (":el-", ["rel-z", "xrel-9"]),
+        ):
+            found = search(database, text, **options).tags
+            assert [(hit.repository, hit.tag) for hit in found.items] == [("open/b", name) for name in names]
+            assert (found.more, found.cut) == (False, False)
+
+    asked(visible=UnderPrefixes(["open"]))
+    with database.transaction("test") as connection:
+        connection.execute(sa.text("UPDATE manifests SET deleted_at = 1 WHERE id = 1"))
+        end = "UPDATE tags SET ended_at = started_at + 1, ended_by = 'x', manifest_id = NULL"
+        connection.execute(sa.text(f"{end} WHERE repository_id = 1"))
+    asked()
+    asked(limit=1000)
+    asked(visible=UnderPrefixes(["open", "secret"]))
+
+
+@pytest.mark.parametrize("way", ["bitmap", "ids"])
+def test_hidden_and_dead_ones_take_no_place_either_way_of_postgresql(
+    database: Database, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    if database.is_sqlite:
+        pytest.skip("SQLite has one way")
+    for module in (tags, texts):
+        monkeypatch.setattr(module, "way_to", lambda *_: way)
+    test_what_is_hidden_or_dead_takes_no_place_among_the_candidates(database)
+
+
 # --- texts --------------------------------------------------------------------------------------
+
+
+def test_text_that_annotation_and_label_say_is_shown_as_annotation(database: Database) -> None:
+    with database.transaction("test") as connection:
+        add_repository(connection, 1, "app")
+        add_labels(connection, 1, {"note": "a web server"})
+        both = sa.text(
+            "INSERT INTO labels (manifest_id, origin, name, value, text_key)"
+            " SELECT manifest_id, 'annotation', name, value, text_key FROM labels"
+        )
+        connection.execute(both)
+    [hit] = search(database, "web server").texts.items
+    assert hit.origin == "annotation"
 
 
 def test_text_is_shown_with_the_newest_image_that_says_it_and_its_tag(database: Database) -> None:

@@ -12,6 +12,7 @@ from regmeta.app import Writing
 from regmeta.db import Database
 from regmeta.maintain.delete.repository import delete_repository
 from regmeta.maintain.usage import record_usage
+from regmeta.query.lists.repositories import repositories
 from regmeta.query.statistics.growth import growth
 from regmeta.query.statistics.usage import Usage, _sampled, sampled_usage, usage
 from regmeta.query.visibility import UnderPrefixes
@@ -181,6 +182,68 @@ def test_day_that_is_not_whole_is_not_shown(filled: Writing) -> None:
     assert {each.tags for each in sampled_usage(database).items} == {9}
     record_usage(database, Quiet(), resume=True)
     assert 9 not in {each.tags for each in sampled_usage(database).items}
+
+
+class Interrupted(Exception):
+    pass
+
+
+class Interrupting(Quiet):
+    def advanced(self, steps: int) -> None:
+        raise Interrupted
+
+
+def test_list_of_repositories_shows_the_day_before_while_a_run_is_not_whole(filled: Writing) -> None:
+    database = filled.database
+    record_usage(database, Quiet())
+    change(database, "UPDATE usage_samples SET day = day - 1, unique_bytes = 1000 + repository_id")
+    with pytest.raises(Interrupted):
+        record_usage(database, Interrupting(), batch=2)
+    sizes = {name: 1000 + number for number, name in rows(database, "SELECT id, name FROM repositories")}
+    for sort in ("size", "tags", "manifests", "name", "updated", "stars", "pulls"):
+        found = repositories(database, sort=sort).items
+        assert {each.name: each.size_bytes for each in found} == sizes, sort
+    first = repositories(database, sort="size", limit=2)
+    record_usage(database, Quiet(), resume=True)
+    rest = repositories(database, sort="size", after=first.next)
+    assert {each.name: each.size_bytes for each in (*first.items, *rest.items)} == sizes
+    assert {each.name: each.size_bytes for each in repositories(database).items} == {
+        each.name: each.unique_bytes for each in usage(database)
+    }
+
+
+def test_size_of_a_repository_that_came_since_is_not_of_another_day(
+    filled: Writing, builder: LayoutBuilder, layout: Path
+) -> None:
+    database = filled.database
+    record_usage(database, Quiet())
+    change(database, "UPDATE usage_samples SET day = day - 1")
+    first = repositories(database, sort="size", limit=5)
+    commit_one(filled, builder, builder.image(), layout, "zoo", "v1")
+    record_usage(database, Quiet())
+    rest = repositories(database, sort="size", after=first.next).items
+    assert [(each.name, each.size_bytes is None) for each in rest][1:] == [("zoo", True)]
+
+
+def test_newest_repository_that_is_deleted_does_not_hold_the_day_back(filled: Writing) -> None:
+    database = filled.database
+    record_usage(database, Quiet())
+    change(database, "UPDATE usage_samples SET day = day - 1, tags = 9")
+    delete_repository(filled.writer, NAMES[-1])
+    record_usage(database, Quiet())
+    found = sampled_usage(database).items
+    assert (len(found), 9 in {each.tags for each in found}) == (5, False)
+
+
+def test_two_days_that_are_not_whole_are_both_not_shown(filled: Writing) -> None:
+    database = filled.database
+    record_usage(database, Quiet())
+    for tags in (9, 8):
+        change(database, "UPDATE usage_samples SET day = day - 1")
+        change(database, f"UPDATE usage_samples SET tags = {tags} WHERE tags NOT IN (8, 9)")
+        with pytest.raises(Interrupted):
+            record_usage(database, Interrupting(), batch=2)
+    assert [each.tags for each in sampled_usage(database).items] == [9] * 6
 
 
 def test_growth_is_a_point_for_each_day_that_has_samples(
