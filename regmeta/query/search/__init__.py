@@ -2,7 +2,7 @@
 
 :mod:`.questions` says what a text asks for, :mod:`.run` asks it, and
 there is one module for each kind of thing that is found. Each has the same order on both databases: exact,
-prefix, substring, then name. No question reads more than a fixed number of candidates (``CANDIDATES``) of a
+prefix, substring, then name. No question ranks more than a fixed number of candidates (``CANDIDATES``) of a
 kind; an answer that left some out says so.
 """
 

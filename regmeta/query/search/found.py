@@ -11,7 +11,9 @@ from regmeta.oci.digest import Digest
 T = TypeVar("T")
 
 CANDIDATES: Final = 1000
-"""How many rows of a kind are ranked at most: of more, those with the lowest ids.
+"""How many repositories that hold a term are ranked at most: of more, those with the lowest ids.
+
+Of tags and of what labels say it is ten times the limit, 200 at least, and never more than these.
 
 What is dead or hidden is none of them; dead texts are, for one who sees all, if the answer is full anyway."""
 
@@ -93,6 +95,11 @@ class SearchResults:
     tags: Found[TagHit]
     digests: Found[DigestHit]
     texts: Found[TextHit]
+
+
+def considered(limit: int) -> int:
+    """Return how many tags, or texts, that hold a term are ranked where *limit* are wanted."""
+    return min(CANDIDATES, max(200, 10 * limit))
 
 
 def first(hits: Sequence[T], limit: int, *, cut: bool = False) -> Found[T]:

@@ -15,7 +15,6 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from regmeta.models.search import SEARCHED
-from regmeta.query.search.found import CANDIDATES
 
 _TOP: Final = "\U0010ffff"
 _TRIGRAMS: Final = 8  # of a term, that SQLite reads the lists of
@@ -37,8 +36,8 @@ Only = Callable[[Any], sa.ColumnElement[bool]]
 """A condition that is made of the columns of a row."""
 
 
-def way_to(connection: Connection, model: Any, term: str) -> Way:
-    """Return how the rows of *model* that hold a term are best found.
+def way_to(connection: Connection, model: Any, term: str, considered: int) -> Way:
+    """Return how the rows of *model* that hold a term are best found, *considered* of them at most.
 
     SQLite's trigrams give rows in the order of their ids. PostgreSQL's give all of them, to be sorted: slow
     where very many hold the term, and then reading rows by id until enough do is not. What its planner
@@ -47,14 +46,11 @@ def way_to(connection: Connection, model: Any, term: str) -> Way:
     """
     if connection.dialect.name == "sqlite":
         return "rowids"
-    rows = int(
-        connection.execute(_estimate(model), parameters_of(term, is_sqlite=False)).scalar_one()[0]["Plan"][
-            "Plan Rows"
-        ]
-    )
+    of = parameters_of(term, considered, is_sqlite=False)
+    rows = int(connection.execute(_estimate(model), of).scalar_one()[0]["Plan"]["Plan Rows"])
     table_rows = connection.execute(_TABLE_ROWS, {"of": str(model.__tablename__)}).scalar_one()
     # A row by id costs about three times one by trigrams: where both ways cost the same, they are this many.
-    return "ids" if rows * rows > 3 * CANDIDATES * max(int(table_rows), 0) else "bitmap"
+    return "ids" if rows * rows > 3 * considered * max(int(table_rows), 0) else "bitmap"
 
 
 _TABLE_ROWS: Final = sa.text("SELECT reltuples::bigint FROM pg_class WHERE oid = CAST(:of AS regclass)")
@@ -71,7 +67,7 @@ def _estimate(model: Any) -> Any:
 def holding(columns: Any, model: Any, way: Way, only: Only | None = None) -> sa.Select[Any]:
     """Return the statement of the rows that hold a term; its parameters are parameters_of().
 
-    *columns* selects from *model*, one of the tables that are searched. Of the ``CANDIDATES`` rows with the
+    *columns* selects from *model*, one of the tables that are searched. Of the ``considered`` rows with the
     lowest ids it gives the first ``page``, those that start with the term before the others, then by text;
     ``candidates`` says how many there are. Candidates are only rows for which *only* holds: it is asked in
     the order of ids, until there are enough.
@@ -104,7 +100,7 @@ def holding(columns: Any, model: Any, way: Way, only: Only | None = None) -> sa.
                 asked = in_order.c
     if only is not None:
         found = found.where(only(asked))
-    ranked = found.order_by(order).limit(CANDIDATES).subquery()
+    ranked = found.order_by(order).limit(sa.bindparam("considered", type_=sa.Integer())).subquery()
     named = ranked.c[SEARCHED[table]]
     is_inside = sa.func.substr(named, 1, sa.bindparam("length", type_=sa.Integer())) != term
     last = [column for column in ranked.c if column.key == "name"]
@@ -112,9 +108,9 @@ def holding(columns: Any, model: Any, way: Way, only: Only | None = None) -> sa.
     return counted.order_by(is_inside, named, *last).limit(sa.bindparam("page"))
 
 
-def parameters_of(term: str, *, is_sqlite: bool) -> dict[str, Any]:
-    """Return what a statement of holding() looks for."""
-    of: dict[str, Any] = {"term": term, "length": len(term)}
+def parameters_of(term: str, considered: int, *, is_sqlite: bool) -> dict[str, Any]:
+    """Return what a statement of holding() looks for, among how many rows at most."""
+    of: dict[str, Any] = {"term": term, "length": len(term), "considered": considered}
     if not is_sqlite:
         escaped = "".join(f"\\{character}" if character in "%_\\" else character for character in term)
         return {**of, "pattern": f"%{escaped}%"}

@@ -62,9 +62,9 @@ def ranked(
         return list(found.items())[:wanted], False
     is_sqlite = connection.dialect.name == "sqlite"
     # As many as are known already may come again.
-    of = {**parameters_of(term, is_sqlite=is_sqlite), "page": 2 * wanted}
+    of = {**parameters_of(term, CANDIDATES, is_sqlite=is_sqlite), "page": 2 * wanted}
     candidates = 0
-    way = way_to(connection, Repository, term)
+    way = way_to(connection, Repository, term, CANDIDATES)
     statement = _holding(way) if visible is None else _holding_for(way, visible)
     for row in connection.execute(statement, of):
         candidates = row.candidates

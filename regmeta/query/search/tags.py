@@ -12,7 +12,7 @@ from sqlalchemy.engine import Connection
 
 from regmeta.models import Repository, Tag, TagName
 from regmeta.oci.folding import folded
-from regmeta.query.search.found import CANDIDATES, Found, TagHit, first, match_of
+from regmeta.query.search.found import Found, TagHit, considered, first, match_of
 from regmeta.query.search.live import is_live_name
 from regmeta.query.search.patterns import Way, behind, has_trigram, holding, parameters_of, way_to
 from regmeta.query.search.repositories import ranked
@@ -56,11 +56,11 @@ def find_tags(
         return _in_repositories(connection, tag, repository, limit, visible)
     hits: list[TagHit] = []
     cut = False
-    for names, is_cut in _names(connection, tag, visible):
+    for names, is_cut in _names(connection, tag, limit, visible):
         cut = cut or is_cut
         for start in range(0, len(names), _NAMES_AT_ONCE):
             of = names[start : start + _NAMES_AT_ONCE]
-            some, left_out = _live(connection, of, tag, limit + 1 - len(hits), visible)
+            some, left_out = _live(connection, of, tag, (limit, limit + 1 - len(hits)), visible)
             hits += some
             cut = cut or left_out
             if len(hits) > limit:
@@ -69,35 +69,45 @@ def find_tags(
 
 
 def _names(
-    connection: Connection, tag: str, visible: Visibility | None
+    connection: Connection, tag: str, limit: int, visible: Visibility | None
 ) -> Iterator[tuple[list[_Name], bool]]:
     """Give the names of live tags that may be seen, the best first, and whether there are too many."""
     starting = _NAMES if visible is None else _STARTING.where(is_live_name(TagName, visible))
-    found: Any = connection.execute(starting, {"low": tag, "high": behind(tag), "page": CANDIDATES + 1}).all()
-    known = {(row.name, row.folded): None for row in found[:CANDIDATES]}
+    # Each name is that of a tag at least, so more of them are not needed.
+    found: Any = connection.execute(starting, {"low": tag, "high": behind(tag), "page": limit + 1}).all()
+    known = {(row.name, row.folded): None for row in found}
     yield [name for name in known if name[1] == tag], False
-    yield [name for name in known if name[1] != tag], len(found) > CANDIDATES
+    yield [name for name in known if name[1] != tag], False
     if not has_trigram(tag):
         return
     is_sqlite = connection.dialect.name == "sqlite"
-    of = {**parameters_of(tag, is_sqlite=is_sqlite), "page": CANDIDATES}
-    way = way_to(connection, TagName, tag)
+    at_most = considered(limit)
+    of = {**parameters_of(tag, at_most, is_sqlite=is_sqlite), "page": at_most}
+    way = way_to(connection, TagName, tag, at_most)
     statement = _holding(way) if visible is None else _holding_for(way, visible)
     rows: Any = connection.execute(statement, of).all()
     others = [name for name in ((row.name, row.folded) for row in rows) if name not in known]
-    yield others, len(rows) >= CANDIDATES
+    yield others, len(rows) >= at_most
 
 
 def _live(
-    connection: Connection, names: Sequence[_Name], tag: str, wanted: int, visible: Visibility | None
+    connection: Connection,
+    names: Sequence[_Name],
+    tag: str,
+    limits: tuple[int, int],
+    visible: Visibility | None,
 ) -> tuple[list[TagHit], bool]:
-    """Return the first live tags of these names, and whether there are too many."""
+    """Return the first live tags of these names, and whether there are too many.
+
+    *limits* are that of the question, and how many are wanted still.
+    """
     if not names:
         return [], False
     statement = _with_names() if visible is None else _with_names_for(visible)
-    of = {"names": [name for name, _ in names], "tag": tag, "length": len(tag), "page": wanted}
+    at_most, wanted = considered(limits[0]), limits[1]
+    of = {"names": [n for n, _ in names], "tag": tag, "length": len(tag), "page": wanted, "at_most": at_most}
     rows: Any = connection.execute(statement, of).all()
-    return [_hit(row, tag) for row in rows], bool(rows) and rows[0].candidates >= CANDIDATES
+    return [_hit(row, tag) for row in rows], bool(rows) and rows[0].candidates >= at_most
 
 
 @lru_cache(maxsize=1)
@@ -111,7 +121,7 @@ def _with_names_for(visible: Visibility | None) -> sa.Select[Any]:
         seen(_LIVE, visible)
         .where(Tag.name.in_(sa.bindparam("names", expanding=True)))
         .order_by(Tag.name, Tag.repository_id)
-        .limit(CANDIDATES)
+        .limit(sa.bindparam("at_most", type_=sa.Integer()))
         .subquery()
     )
     lower = sa.func.lower(some.c.tag)
@@ -146,30 +156,32 @@ def _in_repositories(
     repositories, cut = ranked(connection, repository, REPOSITORIES + 1, visible)
     cut = cut or len(repositories) > REPOSITORIES
     of = [number for number, _ in repositories[:REPOSITORIES]]
-    # The best alone: another may have so many tags that its own would be cut.
+    # The best alone, and the next best: others may have so many tags that theirs would be cut.
     hits: list[TagHit] = []
-    for ids in (of[:1], of[1:]):
+    for ids in (of[:1], of[1:10], of[10:]):
         if ids and len(hits) <= limit:
-            some, left_out = _starting(connection, ids, tag)
+            some, left_out = _starting(connection, ids, tag, considered(limit))
             hits += some
             cut = cut or left_out
     return first(hits, limit, cut=cut)
 
 
-def _starting(connection: Connection, ids: Sequence[int], tag: str) -> tuple[list[TagHit], bool]:
+def _starting(
+    connection: Connection, ids: Sequence[int], tag: str, at_most: int
+) -> tuple[list[TagHit], bool]:
     """Return live tags of these repositories that start so, in their order, and whether there are more."""
     spelt = _spellings(tag)
-    parameters: dict[str, Any] = {"ids": list(ids), "tag": tag, "length": len(tag), "page": CANDIDATES + 1}
+    parameters: dict[str, Any] = {"ids": list(ids), "tag": tag, "length": len(tag), "page": at_most + 1}
     for number, text in enumerate(spelt):
         parameters |= {f"low_{number}": text, f"high_{number}": behind(text)}
     found: Any = connection.execute(_in_ranges(len(spelt)), parameters).all()
     place = {number: position for position, number in enumerate(ids)}
     # Across the ranges, too: those of the first repositories by id, then by name.
-    kept = sorted(found, key=lambda row: (row.repository_id, str(row.tag)))[:CANDIDATES]
+    kept = sorted(found, key=lambda row: (row.repository_id, str(row.tag)))[:at_most]
     kept.sort(
         key=lambda row: (place[row.repository_id], folded(row.tag) != tag, folded(row.tag), str(row.tag))
     )
-    return [_hit(row, tag) for row in kept], len(found) > CANDIDATES
+    return [_hit(row, tag) for row in kept], len(found) > at_most
 
 
 def _spellings(tag: str) -> list[str]:

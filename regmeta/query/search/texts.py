@@ -11,16 +11,17 @@ from sqlalchemy.engine import Connection
 
 from regmeta.models import IndexMember, Label, LabelText, Manifest, Repository, Tag
 from regmeta.oci.folding import folded, text_key
-from regmeta.query.search.found import CANDIDATES, Found, TextHit, first, match_of
+from regmeta.query.search.found import CANDIDATES, Found, TextHit, considered, first, match_of
 from regmeta.query.search.live import is_live_text
 from regmeta.query.search.patterns import Way, has_trigram, holding, parameters_of, way_to
 from regmeta.query.stored import digest_or_none, raw_digest
 from regmeta.query.visibility import Visibility, seen
 
-IMAGES: Final = 200
+IMAGES: Final = 50
 """How many manifests that say the same text are looked at: the newest ones."""
 AROUND: Final = 40  # [characters] of a value that are shown before and behind what was looked for
-_TEXTS_AT_ONCE: Final = 23
+_TEXTS_AT_ONCE: Final = 8
+_FIRST_TEXTS: Final = 24  # as a rule they are enough
 
 _EXACT: Final = sa.select(LabelText.id, LabelText.folded).where(
     LabelText.id == sa.bindparam("of"), LabelText.folded == sa.bindparam("term")
@@ -71,7 +72,7 @@ def find_texts(connection: Connection, term: str, limit: int, visible: Visibilit
         rows: dict[tuple[int, int, str], Any] = {}
         said: dict[int, str] = {}
         cut = are_too_many = False
-        for texts, are_too_many in _texts(connection, term, statement):
+        for texts, are_too_many in _texts(connection, term, considered(limit), statement):
             said |= texts
             found, left_out = _saying(connection, list(texts), visible)
             cut = cut or are_too_many or left_out
@@ -85,26 +86,28 @@ def find_texts(connection: Connection, term: str, limit: int, visible: Visibilit
 
 
 def _texts(
-    connection: Connection, term: str, statement_of: Callable[[Way], sa.Select[Any]]
+    connection: Connection, term: str, at_most: int, statement_of: Callable[[Way], sa.Select[Any]]
 ) -> Iterator[tuple[dict[int, str], bool]]:
     """Give texts that hold the term by their keys, a few at a time, and whether there are too many.
 
     The best come first, and the text that is the term itself whatever is cut.
     """
     is_sqlite = connection.dialect.name == "sqlite"
-    of = parameters_of(term, is_sqlite=is_sqlite)
-    statement = statement_of(way_to(connection, LabelText, term))
-    rows: Any = connection.execute(statement, {**of, "page": _TEXTS_AT_ONCE}).all()
-    are_too_many = bool(rows) and rows[0].candidates >= CANDIDATES
-    texts = {row.id: row.folded for row in rows}
+    of = parameters_of(term, at_most, is_sqlite=is_sqlite)
+    statement = statement_of(way_to(connection, LabelText, term, at_most))
+    rows: Any = connection.execute(statement, {**of, "page": _FIRST_TEXTS}).all()
+    are_too_many = bool(rows) and rows[0].candidates >= at_most
     if are_too_many:
         exact: Any = connection.execute(_EXACT, {"of": text_key(term), "term": term}).all()
-        texts = {row.id: row.folded for row in exact} | texts
-    yield texts, are_too_many
-    if len(rows) == _TEXTS_AT_ONCE:  # and nothing that is live says them
-        rows = connection.execute(statement, {**of, "page": CANDIDATES}).all()
-        for start in range(_TEXTS_AT_ONCE, len(rows), _TEXTS_AT_ONCE):
-            yield {row.id: row.folded for row in rows[start : start + _TEXTS_AT_ONCE]}, are_too_many
+        if exact:
+            yield {row.id: row.folded for row in exact}, are_too_many
+    for start in range(0, at_most, _TEXTS_AT_ONCE):
+        if start == len(rows) == _FIRST_TEXTS:
+            rows = connection.execute(statement, {**of, "page": at_most}).all()
+        some = rows[start : start + _TEXTS_AT_ONCE]
+        if not some:
+            return
+        yield {row.id: row.folded for row in some}, are_too_many
 
 
 def _saying(
@@ -115,7 +118,7 @@ def _saying(
     statement = _each(is_sqlite) if visible is None else _made_for(is_sqlite, visible)
     parameters: dict[str, Any] = {"keys": list(keys)}
     if is_sqlite:
-        padded = [*keys, *[None] * (_TEXTS_AT_ONCE + 1 - len(keys))]
+        padded = [*keys, *[None] * (_TEXTS_AT_ONCE - len(keys))]
         parameters = {f"key_{number}": key for number, key in enumerate(padded)}
     found: dict[int, list[Any]] = {key: [] for key in keys}
     for row in connection.execute(statement, parameters).all():
@@ -140,7 +143,7 @@ def _made_for(is_sqlite: bool, visible: Visibility | None) -> sa.Select[Any]:
         texts = keys.subquery()
         each = saying.where(Label.text_key == texts.c.id).lateral()
         return sa.select(each).select_from(sa.join(texts, each, sa.true()))
-    bound = (sa.bindparam(f"key_{number}", type_=sa.BigInteger()) for number in range(_TEXTS_AT_ONCE + 1))
+    bound = (sa.bindparam(f"key_{number}", type_=sa.BigInteger()) for number in range(_TEXTS_AT_ONCE))
     parts = [sa.select(saying.where(Label.text_key == key).subquery()) for key in bound]
     return sa.select(sa.union_all(*parts).subquery())
 
