@@ -37,7 +37,7 @@ from tests.support.registries.bad_registry import BadRegistry
 ROOT: Final = Path(__file__).parents[2]
 README: Final = ROOT / "README.md"
 PAGES: Final = [README, *sorted((ROOT / "docs").rglob("*.md"))]
-PAGE_TIMEOUT_S: Final = 240
+PAGE_TIMEOUT_S: Final = 420
 INSTALL_TIMEOUT_S: Final = 600
 
 REGISTRY: Final = "localhost:5000"

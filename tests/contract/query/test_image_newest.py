@@ -203,6 +203,7 @@ def test_damaged_repository_or_image_does_not_fail_the_page(
     assert other == Unreadable("other", "its row is damaged")
 
 
+@pytest.mark.soak_on_postgresql
 def test_page_of_twenty_sends_as_many_statements_as_one_of_one(
     writing: Writing, builder: LayoutBuilder, put: Any
 ) -> None:

@@ -396,6 +396,7 @@ def test_damaged_child_is_said_in_its_place(registry: Registry) -> None:
     ]
 
 
+@pytest.mark.soak_on_postgresql
 def test_page_of_fifty_sends_as_many_statements_as_one_of_one(registry: Registry) -> None:
     builder = registry.builder
     for number in range(50):

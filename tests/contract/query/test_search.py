@@ -462,6 +462,7 @@ def test_what_is_not_visible_is_answered_as_if_it_were_not_there(world: World) -
 # --- limits -------------------------------------------------------------------------------------
 
 
+@pytest.mark.soak_on_postgresql
 def test_beyond_a_thousand_candidates_the_oldest_are_ranked_and_exact_ones_are_not_lost(
     database: Database,
 ) -> None:
