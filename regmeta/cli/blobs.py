@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from regmeta.cli import filters, graph, render
-from regmeta.cli.context import Csv, Json, Limit, settings
+from regmeta.cli import filters, render
+from regmeta.cli.context import Csv, Json, Limit, Wide, settings
 from regmeta.cli.listing import Column, of_bytes
 from regmeta.cli.listing import show as show_list
 
@@ -16,9 +16,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Blobs.", no_args_is_help=True, rich_markup_mode=None)
 
-app.command("users")(graph.users)
-app.command("find")(graph.find)
-app.command("dedup")(graph.dedup)
+Whole = Annotated[str, typer.Argument(metavar="DIGEST", help="The whole digest, with its algorithm.")]
 
 
 @app.command()
@@ -148,3 +146,129 @@ def rm(
     with app.open_for_writing(settings(ctx)) as registry:
         delete_blob(registry.writer, repository_name(repository), wanted)
     render.say(f"{repository} has no access to {wanted} any more; to undo it, push it again")
+
+
+@app.command()
+def users(
+    ctx: typer.Context,
+    digest: Whole,
+    repositories: Annotated[
+        bool, typer.Option("--repositories", help="Show the repositories that hold it instead.")
+    ] = False,
+    after: filters.After = None,
+    limit: Limit = 100,
+    as_json: Json = False,
+    as_csv: Csv = False,
+    wide: Wide = False,
+) -> None:
+    """Show the manifests that use a blob, and how.
+
+    \b
+    Examples:
+      regmeta blob users sha256:...
+      regmeta blob users sha256:... --repositories
+    """
+    from regmeta import app
+    from regmeta.oci.digest import Digest
+    from regmeta.query.blobs import blob_repositories, blob_users
+
+    wanted = Digest.parse(digest)
+    found: Any
+    with app.open_for_reading(settings(ctx)) as registry:
+        ask: Any = blob_repositories if repositories else blob_users
+        found = ask(registry.database, wanted, after=after, limit=limit)
+    columns = [Column("repository", lambda item: item)]
+    if not repositories:
+        columns = [
+            Column("repository", lambda item: item.repository),
+            Column("tags", lambda item: item.tags),
+            Column("digest", lambda item: item.digest),
+            Column("kind", lambda item: item.kind),
+            Column("use", lambda item: item.use),
+            Column("position", lambda item: item.position),
+        ]
+    show_list(found, columns, as_json=as_json, as_csv=as_csv, wide=wide)
+
+
+@app.command()
+def find(
+    ctx: typer.Context,
+    prefix: Annotated[str, typer.Argument(help="The first digits, with or without the algorithm.")],
+    limit: Limit = 20,
+    as_json: Json = False,
+    as_csv: Csv = False,
+    wide: Wide = False,
+) -> None:
+    """Find images, indexes and other blobs by the first digits of their digests, two at least.
+
+    \b
+    Examples:
+      regmeta blob find 3f2a
+      regmeta blob find sha512:3f2
+    """
+    from regmeta import app
+    from regmeta.query.graph.prefixes import digests
+
+    with app.open_for_reading(settings(ctx)) as registry:
+        found = digests(registry.database, prefix, limit=limit)
+    columns = [
+        Column("digest", lambda item: item.digest),
+        Column("kind", lambda item: item.kind),
+        of_bytes("size", lambda item: item.size_bytes),
+        Column("in", lambda item: item.repository),
+        Column("stored", lambda item: item.created_at, is_wide=True),
+    ]
+    show_list(found, columns, as_json=as_json, as_csv=as_csv, wide=wide)
+    if not as_json:
+        render.more_follow(len(found), limit)
+
+
+@app.command()
+def dedup(
+    ctx: typer.Context,
+    by: Annotated[str, typer.Option(help="Which blobs to show: saved or repositories.")] = "saved",
+    limit: Limit = 20,
+    as_json: Json = False,
+    as_csv: Csv = False,
+) -> None:
+    """Report how much room it saves that a blob is stored once, and by which blobs most.
+
+    It reads all that repositories hold: that takes seconds in a very large registry.
+
+    \b
+    Examples:
+      regmeta blob dedup
+      regmeta blob dedup --by repositories --limit 100 --csv
+    """
+    from regmeta import app
+    from regmeta.errors import UsageError
+    from regmeta.query.graph import sharing
+
+    if as_json and as_csv:
+        raise UsageError("--json and --csv: use one of them")
+    if by not in ("saved", "repositories"):
+        raise UsageError(f"--by {by}: saved or repositories")
+    order: sharing.Order = "saved" if by == "saved" else "repositories"
+    with app.open_for_reading(settings(ctx)) as registry:
+        found = sharing.dedup(registry.database, order=order, limit=limit)
+    if as_json:
+        render.json(found)
+        return
+    if not as_csv:
+        share = found.saved_bytes / found.logical_bytes if found.logical_bytes else 0
+        render.fields(
+            [
+                ("blobs", f"{found.blobs}, of which {found.shared_blobs} are in more than one repository"),
+                ("in repositories", render.size(found.logical_bytes)),
+                ("stored", render.size(found.unique_bytes)),
+                ("saved", f"{render.size(found.saved_bytes)} ({share:.0%})"),
+            ]
+        )
+        typer.echo()
+    columns = [
+        Column("digest", lambda item: item.digest),
+        of_bytes("size", lambda item: item.size_bytes),
+        Column("repositories", lambda item: item.repositories),
+        of_bytes("saved", lambda item: item.saved_bytes),
+    ]
+    show_list(found.most, columns, as_csv=as_csv)

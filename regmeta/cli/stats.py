@@ -9,6 +9,7 @@ import typer
 from regmeta.cli import bars, listing, render
 from regmeta.cli.context import Csv, Json, Limit, settings
 from regmeta.cli.defaulting import ShowByDefault
+from regmeta.cli.filters import After
 from regmeta.cli.usage import Days
 
 if TYPE_CHECKING:
@@ -164,9 +165,7 @@ def unbookmark(ctx: typer.Context, repository: Repository, user: User) -> None:
 def favorites(
     ctx: typer.Context,
     user: User,
-    after: Annotated[
-        str | None, typer.Option(help="Start behind this cursor, of the page before.", show_default=False)
-    ] = None,
+    after: After = None,
     limit: Limit = 100,
     as_json: Json = False,
     as_csv: Csv = False,

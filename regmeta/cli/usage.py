@@ -9,6 +9,7 @@ import typer
 from regmeta.cli import bars, listing, render
 from regmeta.cli.context import Csv, Json, Limit, Wide, settings
 from regmeta.cli.defaulting import ShowByDefault
+from regmeta.cli.filters import After
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,9 +40,7 @@ def show(
         ),
     ] = None,
     now: Annotated[bool, typer.Option("--now", help="Compute it, do not show the last samples.")] = False,
-    after: Annotated[
-        str | None, typer.Option(help="Start behind this cursor, of the page before.", show_default=False)
-    ] = None,
+    after: After = None,
     limit: Limit = 100,
     as_json: Json = False,
     as_csv: Csv = False,

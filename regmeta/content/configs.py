@@ -28,6 +28,7 @@ from regmeta.oci.image_config import (
 from regmeta.oci.names import Reference
 from regmeta.query.catalog import resolve_in
 from regmeta.query.images.choose import image_of
+from regmeta.query.images.diff import changes as changes_of
 from regmeta.query.images.diff import diff
 from regmeta.query.images.layers import config_in, layers_in
 from regmeta.query.images.results import Change, ImageDiff, ImageLayers, ImageSummary, LayerDetails
@@ -195,10 +196,7 @@ def changes(first: ConfigDetails | None, second: ConfigDetails | None) -> tuple[
     ``Env PATH``, ``ExposedPorts 80/tcp``. Other settings are compared whole, as ``Entrypoint``, lists as
     JSON. A configuration that is none says nothing.
     """
-    a, b = _things(first), _things(second)
-    return tuple(
-        Change(name, a.get(name), b.get(name)) for name in sorted({*a, *b}) if a.get(name) != b.get(name)
-    )
+    return changes_of(_things(first), _things(second))
 
 
 def _things(config: ConfigDetails | None) -> dict[str, str]:

@@ -18,6 +18,10 @@ module                   does
 ``unit_of_work``         the phases: reserve, stage, publish, commit, finish, abort
 ``reserve``              rows of the phases before the commit: intents and leases
 ``commit``               the one transaction: blobs, manifests, edges, tags, events, outbox
+``searchable``           what search looks through, kept in step
+``inserting``            INSERTs that know of rows with their key
+``pulls``                counting pulls, in batches beside all else
+``favorites``            stars and bookmarks
 ``tags``                 moving and removing a tag of what is here already
 ``snapshots``            after the commit: the store's own copy of who is tagged what
 =======================  =======================================================================

@@ -22,12 +22,12 @@ from regmeta.errors import LostReservation
 from regmeta.ingest import rows, searchable
 from regmeta.ingest.adopt import check_unnamed, lock_adoption
 from regmeta.ingest.immutable import TagTerms
+from regmeta.ingest.inserting import insert_ignoring
 from regmeta.ingest.plan import CommitResult, Lifetimes, PlannedImage, PlannedManifest, TagChange
 from regmeta.ingest.reserve import bury, chunks
 from regmeta.ingest.revive import revive
 from regmeta.ingest.statements import (
     Change,
-    insert_ignoring,
     lock_repositories,
     one_effect,
     queue_manifests,

@@ -10,8 +10,8 @@ import sqlalchemy as sa
 from regmeta import db
 from regmeta.db import Database
 from regmeta.errors import UsageError
+from regmeta.ingest.inserting import insert_ignoring
 from regmeta.ingest.retry import retried
-from regmeta.ingest.statements import insert_ignoring
 from regmeta.models import Favorite
 from regmeta.query.catalog import repository_id
 from regmeta.query.statistics.favorites import KINDS, Kind, favorite_counts, user_name

@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 from sqlalchemy.engine import Connection
 
 from regmeta.errors import ImmutableTag
-from regmeta.ingest.statements import insert_ignoring
+from regmeta.ingest.inserting import insert_ignoring
 from regmeta.models import TagLock
 from regmeta.oci import globs
 from regmeta.query.history import LOCKS

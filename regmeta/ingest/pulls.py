@@ -27,9 +27,9 @@ from sqlalchemy.engine import Connection
 
 from regmeta.db import Database
 from regmeta.errors import UsageError
+from regmeta.ingest.inserting import inserting
 from regmeta.ingest.reserve import chunks
 from regmeta.ingest.retry import retried
-from regmeta.ingest.statements import inserting
 from regmeta.models import Manifest, PullStatistic, Repository
 from regmeta.oci import names
 from regmeta.oci.digest import Digest

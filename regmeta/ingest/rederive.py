@@ -11,9 +11,10 @@ from sqlalchemy.engine import Connection
 
 from regmeta.errors import NotFound
 from regmeta.ingest import rows, searchable
+from regmeta.ingest.inserting import insert_ignoring
 from regmeta.ingest.plan import Lifetimes, PlannedManifest
 from regmeta.ingest.reserve import chunks
-from regmeta.ingest.statements import Change, insert_ignoring, queue_manifests
+from regmeta.ingest.statements import Change, queue_manifests
 from regmeta.models import Blob, IndexMember, Label, Manifest, ManifestBlob, RepositoryBlob
 from regmeta.oci import media_types
 from regmeta.oci.digest import Digest

@@ -15,9 +15,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
 
+from regmeta.ingest.inserting import insert_ignoring
 from regmeta.models import LabelText, TagName
 from regmeta.models.search import SEARCHED
 from regmeta.oci.folding import folded, text_of
@@ -44,24 +44,19 @@ def add_tags(connection: Connection, names: Iterable[str]) -> None:
     """Let tags be found by their names; a name that is known already costs one refused insert."""
     values = [{"name": name, "folded": folded(name)} for name in sorted(set(names))]
     if values:
-        insert = _insert_ignoring(connection, TagName).returning(TagName.id, TagName.folded)
+        insert = insert_ignoring(connection, TagName, "name").returning(TagName.id, TagName.folded)
         new: Any = connection.execute(insert, values).all()
         index(connection, "tag_names", new)
 
 
 def add_labels(connection: Connection, labels: Sequence[Mapping[str, Any]]) -> None:
     """Let images be found by what their labels (rows of ``labels``) say."""
-    texts = {row["text_key"]: text_of(row["value"]) for row in labels if row["name"] not in NOT_TEXT}
-    values = [{"id": key, "folded": text} for key, text in sorted(texts.items())]
+    said = {row["text_key"]: row["value"] for row in labels if row["name"] not in NOT_TEXT}
+    values = [{"id": key, "folded": text_of(value)} for key, value in sorted(said.items())]
     if values:
-        insert = _insert_ignoring(connection, LabelText).returning(LabelText.id, LabelText.folded)
+        insert = insert_ignoring(connection, LabelText, "id").returning(LabelText.id, LabelText.folded)
         new: Any = connection.execute(insert, values).all()
         index(connection, "label_texts", new)
-
-
-def _insert_ignoring(connection: Connection, model: Any) -> Any:
-    dialect = sqlite if connection.dialect.name == "sqlite" else postgresql
-    return dialect.insert(model).on_conflict_do_nothing()
 
 
 def index(connection: Connection, table: str, rows: Iterable[tuple[int, str]]) -> None:

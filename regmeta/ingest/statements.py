@@ -9,15 +9,15 @@ from typing import Any, Final
 from uuid import UUID
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
 
 from regmeta import db
 from regmeta.errors import NotFound, RepositoryNotActive
 from regmeta.ingest import searchable
+from regmeta.ingest.inserting import insert_ignoring, inserting
 from regmeta.ingest.plan import CommitResult
 from regmeta.ingest.reserve import chunks
-from regmeta.models import Base, DatabaseClock, Event, GcTask, Ingest, LayoutOutbox, Repository
+from regmeta.models import DatabaseClock, Event, GcTask, Ingest, LayoutOutbox, Repository
 from regmeta.models.base import UtcTime
 from regmeta.oci.digest import Digest
 
@@ -102,16 +102,6 @@ class Change:
         }
 
 
-def insert_ignoring(connection: Connection, model: type[Base], *key: str) -> Any:
-    """Return an INSERT that does nothing where a row with the same *key* stands already."""
-    return _insert(connection, model).on_conflict_do_nothing(index_elements=key)
-
-
-def inserting(connection: Connection, model: type[Base]) -> Any:
-    """Return an INSERT that knows what to do where a row with its key stands already."""
-    return _insert(connection, model)
-
-
 def lock_repositories(connection: Connection, names: Collection[str]) -> tuple[dict[str, int], set[int]]:
     """Lock repositories for a push, in id order, count their revisions up and queue their snapshots.
 
@@ -189,7 +179,7 @@ def queue_snapshot(connection: Connection, repository_id: int) -> None:
 
 def _queue_snapshots(connection: Connection, outbox: list[dict[str, Any]]) -> None:
     if outbox:
-        insert = _insert(connection, LayoutOutbox).values(queued_at=_NOW)
+        insert = inserting(connection, LayoutOutbox).values(queued_at=_NOW)
         connection.execute(
             insert.on_conflict_do_update(
                 index_elements=["repository_id"], set_={"revision": insert.excluded.revision}
@@ -256,7 +246,7 @@ def queue_manifests_of(
     }
     # SQLite reads ON CONFLICT as part of a join where no WHERE stands before it.
     rows = sa.select(*columns.values()).select_from(targets).where(sa.true())
-    connection.execute(_upserted(_insert(connection, GcTask).from_select(list(columns), rows)), parameters)
+    connection.execute(_upserted(inserting(connection, GcTask).from_select(list(columns), rows)), parameters)
 
 
 def queue_repository(
@@ -291,7 +281,7 @@ def _queue(
         for target_id, not_before in sorted(times.items())
     ]
     if values:
-        connection.execute(_upserted(_insert(connection, GcTask)), values)
+        connection.execute(_upserted(inserting(connection, GcTask)), values)
 
 
 def _upserted(insert: Any) -> Any:
@@ -309,8 +299,3 @@ def record_events(connection: Connection, events: list[dict[str, Any]]) -> None:
     """Add to the feed of changes."""
     if events:
         connection.execute(sa.insert(Event), events)
-
-
-def _insert(connection: Connection, model: type[Base]) -> Any:
-    dialect = sqlite if connection.dialect.name == "sqlite" else postgresql
-    return dialect.insert(model)

@@ -14,14 +14,15 @@ Repositories are read outside the transaction that writes, so writers wait for a
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import sqlalchemy as sa
 
 from regmeta import db
 from regmeta.db import Database
+from regmeta.ingest.inserting import inserting
 from regmeta.ingest.retry import retried
-from regmeta.ingest.statements import inserting
+from regmeta.maintain.progress import Progress
 from regmeta.models import Repository, UsageSample
 from regmeta.query.statistics.days import day_of
 from regmeta.query.statistics.measure import SOME, measure
@@ -37,16 +38,6 @@ _NEXT: Final = (
     .order_by(Repository.id)
     .limit(sa.bindparam("batch"))
 )
-
-
-class Progress(Protocol):
-    """Is told how a run gets on."""
-
-    def began(self, what: str, total: int | None) -> None:
-        """So many repositories are to be measured."""
-
-    def advanced(self, steps: int) -> None:
-        """So many more were."""
 
 
 @dataclass(frozen=True, slots=True)

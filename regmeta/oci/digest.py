@@ -85,3 +85,25 @@ class Digest:
 
     def __str__(self) -> str:
         return f"{self.algorithm}:{self.hex}"
+
+
+def stored_ranges(digits: str, algorithm: str | None = None) -> list[tuple[bytes, bytes]]:
+    """Return, for what begins with some lower-case hex digits, the least stored form and the least behind.
+
+    One range for each algorithm that may be meant: all, or the one that is given; none where there are more
+    digits than a digest has.
+    """
+    return [
+        (_padded(code, digits), _behind(code, digits))
+        for name, code in _CODES.items()
+        if algorithm in (None, name) and len(digits) <= _HEX_LENGTHS[name]
+    ]
+
+
+def _padded(code: int, digits: str) -> bytes:
+    return bytes((code,)) + bytes.fromhex(digits + "0" * (len(digits) % 2))
+
+
+def _behind(code: int, digits: str) -> bytes:
+    kept = digits.rstrip("f")
+    return _padded(code, f"{kept[:-1]}{int(kept[-1], 16) + 1:x}") if kept else bytes((code + 1,))

@@ -137,9 +137,8 @@ def blob_repositories(
         asked = {**of, "behind": behind, "page": limit + 1}
         rows = connection.execute(seen(_HOLDERS, visible), asked).all()
         in_all = connection.execute(seen(_HOLDERS_COUNT, visible), of).scalar_one() if total else None
-    more = len(rows) > limit
-    cursor = cursors.encode(question, [rows[limit - 1].id]) if more else None
-    return Page(tuple(row.name for row in rows[:limit]), cursor, in_all)
+    following = cursors.following(question, rows, limit, lambda row: [row.id], [int])
+    return Page(tuple(row.name for row in rows[:limit]), following, in_all)
 
 
 def blob_users(
@@ -180,8 +179,7 @@ def blob_users(
         )
         for row in kept
     )
-    more = len(rows) > limit
-    return Page(items, cursors.encode(question, [kept[-1].id, kept[-1].place], [int, int]) if more else None)
+    return Page(items, cursors.following(question, rows, limit, lambda row: [row.id, row.place], [int, int]))
 
 
 def _blob(connection: Connection, digest: Digest, visible: Visibility | None) -> Any:

@@ -11,7 +11,7 @@ import base64
 import binascii
 import hashlib
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Final
 
 from regmeta.errors import IntegrityError, UsageError
@@ -35,16 +35,29 @@ def check_limit(limit: int) -> int:
     return limit
 
 
-def encode(question: str, keys: Sequence[Any], kinds: Sequence[Kind] | None = None) -> str:
-    """Return the cursor behind the row that has these sort keys, of these kinds if they are given.
+def following(
+    question: str,
+    rows: Sequence[Any],
+    limit: int,
+    keys: Callable[[Any], Sequence[Any]],
+    kinds: Sequence[Kind],
+) -> str | None:
+    """Return the cursor behind the last row of a page; None if of *limit* + 1 wanted rows no more came.
+
+    *keys* gives the sort keys of a row; see :func:`encode`.
+    """
+    return encode(question, keys(rows[limit - 1]), kinds) if len(rows) > limit else None
+
+
+def encode(question: str, keys: Sequence[Any], kinds: Sequence[Kind]) -> str:
+    """Return the cursor behind the row that has these sort keys, each of its kind or None.
 
     *question* names the list, its order and its filters: what must be the same for the next page.
 
     Raises:
         IntegrityError: the row is damaged: no list can go on behind such a key.
     """
-    of = [str if type(key) is str else int for key in keys] if kinds is None else kinds
-    for key, kind in zip(keys, of, strict=True):
+    for key, kind in zip(keys, kinds, strict=True):
         if key is not None and not _is_sound(key, kind):
             raise _damaged(key)
     text = json.dumps(list(keys), ensure_ascii=False, separators=(",", ":"))

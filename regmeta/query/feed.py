@@ -22,13 +22,13 @@ from sqlalchemy.engine import Connection
 from regmeta import models
 from regmeta.db import Database
 from regmeta.errors import IdentityMismatch, NotFound, Refused
+from regmeta.query.catalog import PAGE
 from regmeta.query.cursors import check_limit
 from regmeta.query.feed_cursors import CursorRefused, Moment, Position, decode
 from regmeta.query.feed_events import Event, event_of
 from regmeta.query.stored import raw_digest, raw_time
 from regmeta.query.visibility import Visibility, seen
 
-PAGE: Final = 100
 SCANNED: Final = 20_000  # [events] that one page looks at, at most, where a filter leaves most of them out
 
 _event = models.Event

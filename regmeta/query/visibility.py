@@ -11,6 +11,7 @@ from typing import Any, Protocol, TypeVar
 import sqlalchemy as sa
 
 from regmeta import models
+from regmeta.models.base import Name
 
 S = TypeVar("S", bound=sa.Select[*tuple[Any, ...]])
 
@@ -40,8 +41,22 @@ class UnderPrefixes:
 
 def under(name: Any, prefix: str) -> sa.ColumnElement[bool]:
     """Return the condition that a repository's name is *prefix* or is below it."""
+    return _is_in(name, *under_values(prefix).values())
+
+
+def is_under(name: Any, of: str = "under") -> sa.ColumnElement[bool]:
+    """Return the same condition for a statement that is kept: its parameters are :func:`under_values`."""
+    return _is_in(name, *(sa.bindparam(key, type_=Name) for key in under_values("", of)))
+
+
+def under_values(prefix: str, of: str = "under") -> dict[str, str]:
+    """Return the values of :func:`is_under`; *of* tells several such conditions of one statement apart."""
     # What stands behind "/" in byte order is "0".
-    return sa.or_(name == prefix, sa.and_(name > f"{prefix}/", name < f"{prefix}0"))
+    return {of: prefix, f"{of}_from": f"{prefix}/", f"{of}_until": f"{prefix}0"}
+
+
+def _is_in(name: Any, itself: Any, low: Any, high: Any) -> sa.ColumnElement[bool]:
+    return sa.or_(name == itself, sa.and_(name > low, name < high))
 
 
 def seen(statement: S, visible: Visibility | None) -> S:

@@ -30,6 +30,7 @@ from regmeta.query.catalog import PAGE
 from regmeta.query.results import Page
 from regmeta.query.visibility import Visibility, seen
 
+_KEYS: Final = (int, int, int)  # image, step, kin
 _below = tree.below()
 _is_image: Final = models.Manifest.config_media_type.in_(sorted(media_types.IMAGE_CONFIGS))
 _IMAGES: Final = (
@@ -209,7 +210,7 @@ def _kin(
     with database.read() as connection:
         root, digest = catalog.resolve_in(connection, reference, visible=visible)
         question = f"{question} {reference.repository}@{digest}"
-        first, rank, behind = (0, 0, 0) if after is None else cursors.decode(question, after, [int, int, int])
+        first, rank, behind = (0, 0, 0) if after is None else cursors.decode(question, after, _KEYS)
         images = connection.execute(_IMAGES, {"roots": [root]})
         found: list[tuple[_Step, Any]] = []
         for image in _one_of_each_chain(images):
@@ -229,10 +230,12 @@ def _kin(
                 break
         kept = found[:limit]
         items = _described(connection, kept)
-    if len(found) <= limit:
-        return Page(items, None)
-    step, last = kept[-1]
-    return Page(items, cursors.encode(question, [step.image.id, step.rank, last.id]))
+    return Page(items, cursors.following(question, found, limit, _place, _KEYS))
+
+
+def _place(found: tuple[_Step, Any]) -> list[int]:
+    step, row = found
+    return [step.image.id, step.rank, row.id]
 
 
 def _one_of_each_chain(images: Iterable[Any]) -> list[Any]:

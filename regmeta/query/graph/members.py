@@ -135,8 +135,8 @@ def children(
         )
         for row in rows[:limit]
     )
-    more = len(rows) > limit
-    return Page(items, cursors.encode(question, [items[-1].position], [int]) if more else None, in_all)
+    following = cursors.following(question, rows, limit, lambda row: [row.position], [int])
+    return Page(items, following, in_all)
 
 
 def parents(
@@ -171,5 +171,4 @@ def parents(
         kept = rows[:limit]
         tags = catalog.tags_of(connection, [row.id for row in kept]) if kept else {}
     items = tuple(Parent(row.digest, row.media_type, tags.get(row.id, ()), row.pushed_at) for row in kept)
-    more = len(rows) > limit
-    return Page(items, cursors.encode(question, [kept[-1].id]) if more else None)
+    return Page(items, cursors.following(question, rows, limit, lambda row: [row.id], [int]))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -13,7 +12,7 @@ import sqlalchemy as sa
 from regmeta import models
 from regmeta.db import Database
 from regmeta.errors import UsageError
-from regmeta.oci.digest import Digest
+from regmeta.oci.digest import Digest, stored_ranges
 from regmeta.query.cursors import check_limit
 from regmeta.query.held import is_no_deleted_manifest
 from regmeta.query.stored import digest_or_none, raw_digest
@@ -23,7 +22,6 @@ LIMIT: Final = 20
 SHORTEST: Final = 2  # hex digits; fewer mean too much to be looked through
 
 _GRAMMAR: Final = re.compile(r"(?:(sha256|sha512):)?([0-9a-f]*)")
-_ALGORITHMS: Final = {"sha256": (b"\x01", 64), "sha512": (b"\x02", 128)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,27 +120,15 @@ def digests(
     return found
 
 
-def _ranges(prefix: str) -> Iterator[tuple[bytes, bytes]]:
-    """Yield for each algorithm that may be meant the first digest that begins so, and the first behind."""
+def _ranges(prefix: str) -> list[tuple[bytes, bytes]]:
+    """Return for each algorithm that may be meant what digests that begin so are at least, and less than."""
     said = _GRAMMAR.fullmatch(prefix.lower())
     if said is None or len(said[2]) < SHORTEST:
         raise UsageError(
             f"{prefix[:80]!r}: no beginning of a digest: write sha256: or sha512: or nothing, and at least"
             f" {SHORTEST} hex digits"
         )
-    algorithm, digits = said.groups()
-    meant = [
-        name for name in _ALGORITHMS if algorithm in (None, name) and len(digits) <= _ALGORITHMS[name][1]
-    ]
-    if not meant:
+    ranges = stored_ranges(said[2], said[1])
+    if not ranges:
         raise UsageError(f"{prefix[:80]!r}...: longer than a digest")
-    for name in meant:
-        code, _length = _ALGORITHMS[name]
-        filler = "0" * (len(digits) % 2)
-        following = int(digits, 16) + 1
-        low = code + bytes.fromhex(digits + filler)
-        if following >> (4 * len(digits)):
-            high = bytes((code[0] + 1,))
-        else:
-            high = code + bytes.fromhex(f"{following:0{len(digits)}x}" + filler)
-        yield low, high
+    return ranges

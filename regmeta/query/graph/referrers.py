@@ -132,8 +132,8 @@ def referrers(
         ).all()
         found = _referrers(connection, rows[:limit])
         in_all = connection.execute(_COUNT_TYPED if types else _COUNT, asked).scalar_one() if total else None
-    more = len(rows) > limit
-    return Page(tuple(found), cursors.encode(question, [rows[limit - 1].id]) if more else None, in_all)
+    following = cursors.following(question, rows, limit, lambda row: [row.id], [int])
+    return Page(tuple(found), following, in_all)
 
 
 def referrer_tree(

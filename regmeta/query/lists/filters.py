@@ -13,11 +13,12 @@ from regmeta.errors import UsageError
 from regmeta.models import Repository, TagName
 from regmeta.models.base import Name
 from regmeta.oci import globs
-from regmeta.oci.folding import folded
+from regmeta.oci.folding import behind, folded
 from regmeta.query.lists.paging import Accept, Shape
+from regmeta.query.search.patterns import is_matched, trigrams_of
+from regmeta.query.visibility import under_values
 
 _ESCAPE: Final = "!"
-_BEHIND: Final = "\U0010ffff"  # behind a text: after all names that begin so, in the order of bytes
 _SHORTEST_TRIGRAM: Final = 3  # [characters]
 
 
@@ -40,8 +41,11 @@ def shape_of(where: object) -> tuple[Shape, dict[str, Any]]:
             values.update(parameters)
         elif field.name == "contains":
             term = folded(value)
-            shape.append((field.name, len(term) >= _SHORTEST_TRIGRAM))
-            values.update(contains_like=f"%{_like(term)}%", contains_glob=f"*{_globbed(term)}*")
+            is_trigram = len(term) >= _SHORTEST_TRIGRAM
+            shape.append((field.name, is_trigram))
+            values.update(contains=term, contains_like=f"%{_like(term)}%")
+            if is_trigram:
+                values["contains_trigrams"] = trigrams_of(term)
         elif field.name == "labels":
             shape.append((field.name, tuple(said is not None for _, said in value)))
             for number, (name, said) in enumerate(value):
@@ -52,10 +56,9 @@ def shape_of(where: object) -> tuple[Shape, dict[str, Any]]:
             shape.append((field.name, None))
             values[field.name] = value
             if field.name == "begins":
-                values["begins_until"] = value + _BEHIND
+                values["begins_until"] = behind(value)
             elif field.name == "under":
-                # What stands behind "/" in byte order is "0".
-                values |= {"under_from": f"{value}/", "under_until": f"{value}0"}
+                values |= under_values(value)
     return tuple(shape), values
 
 
@@ -94,7 +97,7 @@ def _glob(pattern: str) -> tuple[Hashable, dict[str, str]]:
     begin = pattern[: next(i for i, c in enumerate(pattern) if globs.has_wildcard(c))]
     values = {"name_like": _loose(pattern)}
     if begin:
-        values |= {"name_from": begin, "name_until": begin + _BEHIND}
+        values |= {"name_from": begin, "name_until": behind(begin)}
     return "range" if begin else "like", values
 
 
@@ -125,10 +128,6 @@ def _like(text: str) -> str:
     return "".join(_ESCAPE + c if c in ("%", "_", _ESCAPE) else c for c in text)
 
 
-def _globbed(text: str) -> str:
-    return "".join(f"[{c}]" if c in "*?[" else c for c in text)
-
-
 def named(column: Any, form: Hashable) -> sa.ColumnElement[bool]:
     """Return the condition that a name may be matched by a pattern of this form."""
     if form == "is":
@@ -144,16 +143,10 @@ def begins(column: Any) -> sa.ColumnElement[bool]:
     return sa.and_(column >= _text("begins"), column < _text("begins_until"))
 
 
-def is_under(column: Any) -> sa.ColumnElement[bool]:
-    """Return the condition that a repository is the one named or below it, as ``visibility.under`` does."""
-    below = sa.and_(column > _text("under_from"), column < _text("under_until"))
-    return sa.or_(column == _text("under"), below)
-
-
 def repository_contains(is_trigram: bool, is_sqlite: bool) -> sa.ColumnElement[bool]:
     """Return the condition that a repository's name contains something; names have no capitals."""
     if is_trigram and is_sqlite:
-        return Repository.id.in_(_sqlite_found("repositories", "name"))
+        return _is_found("repositories", Repository.id, Repository.name)
     return Repository.name.like(_text("contains_like"), escape=_ESCAPE)
 
 
@@ -165,17 +158,17 @@ def tag_contains(column: Any, is_everywhere: bool, is_trigram: bool, is_sqlite: 
     if not is_everywhere or not is_trigram:
         return sa.func.lower(column).like(_text("contains_like"), escape=_ESCAPE)
     if is_sqlite:
-        found = sa.select(TagName.name).where(TagName.id.in_(_sqlite_found("tag_names", "folded")))
+        found = sa.select(TagName.name).where(_is_found("tag_names", TagName.id, TagName.folded))
     else:
         found = sa.select(TagName.name).where(TagName.folded.like(_text("contains_like"), escape=_ESCAPE))
     return column.in_(found)
 
 
-def _sqlite_found(table: str, column: str) -> Any:
-    # Of LIKE and GLOB only GLOB may follow the trigrams there, since what is folded minds the case.
-    found = sa.table(f"{table}_fts", sa.column("rowid", sa.Integer), sa.column(column, sa.Text))
-    pattern = sa.bindparam("contains_glob", type_=sa.Text())
-    return sa.select(found.c.rowid).where(found.c[column].op("GLOB")(pattern))
+def _is_found(table: str, row_id: Any, text: Any) -> sa.ColumnElement[bool]:
+    """Return the condition that a text holds what is looked for, for SQLite; its trigrams lead to it."""
+    trigrams = sa.select(sa.table(f"{table}_fts", sa.column("rowid", sa.Integer)).c.rowid)
+    matched = trigrams.where(is_matched(table, _text("contains_trigrams")))
+    return sa.and_(row_id.in_(matched), sa.func.instr(text, _text("contains")) > 0)
 
 
 def _text(name: str) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Final, Literal, TypeVar
 
 import sqlalchemy as sa
@@ -30,7 +30,6 @@ Shape = tuple[tuple[str, Hashable], ...]
 Accept = Callable[[Any], bool]
 
 _KINDS: Final[dict[type[int] | type[str], sa.types.TypeEngine[Any]]] = {int: sa.BigInteger(), str: Name}
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from functools import lru_cache
 from typing import Any, Final, Literal, get_args
 
@@ -16,12 +16,13 @@ from regmeta.db import Database
 from regmeta.models import Favorite, Manifest, PullStatistic, Repository, Tag, UsageSample
 from regmeta.query.catalog import PAGE
 from regmeta.query.lists import paging
-from regmeta.query.lists.filters import exact, is_under, named, repository_contains, shape_of
+from regmeta.query.lists.filters import exact, named, repository_contains, shape_of
 from regmeta.query.lists.paging import Asked, Key, Part, Shape
 from regmeta.query.results import Page
+from regmeta.query.statistics.days import day_of
 from regmeta.query.statistics.sampled import NEWEST_DAY, sampled_day
 from regmeta.query.stored import raw_time, time_or_none
-from regmeta.query.visibility import Visibility, seen
+from regmeta.query.visibility import Visibility, is_under, seen
 
 RepositorySort = Literal["name", "created", "updated", "size", "tags", "manifests", "pulls", "stars"]
 
@@ -126,7 +127,6 @@ _SORTS: Final[dict[str, tuple[Key, ...]]] = {
     "stars": (Key(sa.func.coalesce(_starred.c.stars, sa.literal_column("0"))), _id),
 }
 _SAMPLED: Final = frozenset({"size", "tags", "manifests"})
-_TODAY_OF: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def repositories(
@@ -176,7 +176,7 @@ def _day_of(connection: Connection, sort: str) -> int:
     """Return the day that a list is about: of the newest samples, or today."""
     if sort in _SAMPLED:
         return sampled_day(connection) or 0
-    return (db.clock(connection) - _TODAY_OF) // timedelta(days=1)
+    return day_of(db.clock(connection))
 
 
 @lru_cache(maxsize=256)

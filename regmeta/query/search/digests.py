@@ -8,7 +8,9 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from regmeta.errors import NotFound
 from regmeta.models import Blob, Manifest, Repository, RepositoryBlob, Tag
+from regmeta.query.catalog import repository_id
 from regmeta.query.held import is_no_deleted_manifest
 from regmeta.query.search.found import CANDIDATES, DigestHit, Found, Match, first
 from regmeta.query.search.questions import DigestPrefix
@@ -36,9 +38,6 @@ _MANIFESTS: Final = (
     .limit(sa.bindparam("page"))
 )
 _MANIFESTS_IN: Final = _MANIFESTS.where(Manifest.repository_id == sa.bindparam("in_one"))
-_REPOSITORY_ID: Final = sa.select(Repository.id).where(
-    Repository.name == sa.bindparam("named"), Repository.state == "active"
-)
 _TAGS: Final = (
     sa.select(Tag.manifest_id, Tag.name)
     .where(Tag.manifest_id.in_(sa.bindparam("ids", expanding=True)), Tag.ended_at.is_(None))
@@ -53,19 +52,19 @@ def find_digests(
 
     Where more repositories hold one digest than are wanted, they are those with the lowest ids.
     """
-    repository_id = None
+    in_one = None
     if prefix.repository is not None:
-        found = connection.execute(seen(_REPOSITORY_ID, visible), {"named": prefix.repository})
-        repository_id = found.scalar()
-        if repository_id is None:
+        try:
+            in_one = repository_id(connection, prefix.repository, visible=visible)
+        except NotFound:
             return Found()
     hits: list[DigestHit] = []
     for find in (_manifests, _blobs):
         for low, high in prefix.ranges():
             if len(hits) <= limit:
                 of: dict[str, Any] = {"low": low, "high": high, "page": limit + 1 - len(hits)}
-                if repository_id is not None:
-                    of["in_one"] = repository_id
+                if in_one is not None:
+                    of["in_one"] = in_one
                 hits += find(connection, prefix, of, visible)
     return first(hits, limit)
 

@@ -16,7 +16,6 @@ from sqlalchemy.engine import Connection
 
 from regmeta.models.search import SEARCHED
 
-_TOP: Final = "\U0010ffff"
 _TRIGRAMS: Final = 8  # of a term, that SQLite reads the lists of
 
 
@@ -80,9 +79,8 @@ def holding(columns: Any, model: Any, way: Way, only: Only | None = None) -> sa.
         fts = sa.table(f"{table}_fts", sa.column("rowid", sa.Integer()))
         # The sign keeps SQLite from asking the trigram table row by row.
         rowid: Any = sa.literal_column(f"+{table}_fts.rowid")
-        matches: Any = sa.literal_column(f"{table}_fts").op("MATCH", is_comparison=True)
         found = columns.select_from(sa.join(fts, model, model.id == rowid)).where(
-            matches(sa.bindparam("trigrams", type_=sa.String())), sa.func.instr(text, term) > 0
+            is_matched(table, sa.bindparam("trigrams", type_=sa.String())), sa.func.instr(text, term) > 0
         )
         order: Any = fts.c.rowid
     else:
@@ -114,17 +112,20 @@ def parameters_of(term: str, considered: int, *, is_sqlite: bool) -> dict[str, A
     if not is_sqlite:
         escaped = "".join(f"\\{character}" if character in "%_\\" else character for character in term)
         return {**of, "pattern": f"%{escaped}%"}
-    # Side by side they find about what all of them do, in a third of the time; the text itself decides.
+    return {**of, "trigrams": trigrams_of(term)}
+
+
+def trigrams_of(term: str) -> str:
+    """Return what SQLite's table of trigrams is asked for, for a term of three characters or more.
+
+    Side by side they find about what all of them do, in a third of the time; the text itself must decide.
+    """
     starts = [*range(0, len(term) - 3, 3), len(term) - 3]
     step = -(-len(starts) // _TRIGRAMS)
     trigrams = {term[start : start + 3].replace('"', '""') for start in starts[::-1][::step]}
-    return {**of, "trigrams": " AND ".join(f'"{trigram}"' for trigram in sorted(trigrams))}
+    return " AND ".join(f'"{trigram}"' for trigram in sorted(trigrams))
 
 
-def behind(prefix: str) -> str:
-    """Return the least text, in byte order, behind all that start with *prefix*."""
-    kept = prefix.rstrip(_TOP)
-    if not kept:
-        return _TOP * 256
-    code = ord(kept[-1]) + 1
-    return kept[:-1] + chr(0xE000 if 0xD800 <= code < 0xE000 else code)
+def is_matched(table: str, trigrams: Any) -> sa.ColumnElement[bool]:
+    """Return the condition, on SQLite, that a row of a table of trigrams has those of :func:`trigrams_of`."""
+    return sa.literal_column(f"{table}_fts").op("MATCH", is_comparison=True)(trigrams)

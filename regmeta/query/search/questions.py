@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from typing import Final, Literal, get_args
 
 from regmeta.errors import UsageError
+from regmeta.oci.digest import stored_ranges
 from regmeta.oci.folding import folded
 
 Kind = Literal["repositories", "tags", "digests", "texts"]
@@ -31,8 +32,6 @@ SHORTEST_DIGEST: Final = 2  # hex digits behind an algorithm; fewer mean too muc
 
 _HEX: Final = re.compile(r"[0-9a-f]{6,128}")
 _DIGEST: Final = re.compile(r"(sha256|sha512):([0-9a-f]{0,128})")
-_CODES: Final = {"sha256": b"\x01", "sha512": b"\x02"}  # as rows begin with, see oci.digest
-_HEX_LENGTHS: Final = {"sha256": 64, "sha512": 128}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +44,7 @@ class DigestPrefix:
 
     def ranges(self) -> list[tuple[bytes, bytes]]:
         """Return what stored digests that start so are at least, and what they are less than."""
-        algorithms = _CODES if self.algorithm is None else [self.algorithm]
-        return [
-            (_bytes(_CODES[name], self.hex), _next(_CODES[name], self.hex))
-            for name in algorithms
-            if len(self.hex) <= _HEX_LENGTHS[name]
-        ]
+        return stored_ranges(self.hex, self.algorithm)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,18 +100,6 @@ def _digest(term: str) -> DigestPrefix | None:
     else:
         return None
     return None if at and not repository else prefix
-
-
-def _bytes(code: bytes, digits: str) -> bytes:
-    return code + bytes.fromhex(digits + "0" * (len(digits) % 2))
-
-
-def _next(code: bytes, digits: str) -> bytes:
-    """Return the least stored digest behind all that start so."""
-    kept = digits.rstrip("f")
-    if not kept:
-        return bytes((code[0] + 1,))
-    return _bytes(code, f"{kept[:-1]}{int(kept[-1], 16) + 1:x}")
 
 
 def _is_unicode(text: str) -> bool:

@@ -9,8 +9,9 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from regmeta.models import Repository
+from regmeta.oci.folding import behind
 from regmeta.query.search.found import CANDIDATES, Found, RepositoryHit, first, match_of
-from regmeta.query.search.patterns import Way, behind, has_trigram, holding, parameters_of, way_to
+from regmeta.query.search.patterns import Way, has_trigram, holding, parameters_of, way_to
 from regmeta.query.visibility import Visibility, seen
 
 _COLUMNS: Final[Any] = sa.select(Repository.id, Repository.name, Repository.leaf).where(

@@ -11,10 +11,10 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from regmeta.models import Repository, Tag, TagName
-from regmeta.oci.folding import folded
+from regmeta.oci.folding import behind, folded
 from regmeta.query.search.found import Found, TagHit, considered, first, match_of
 from regmeta.query.search.live import is_live_name
-from regmeta.query.search.patterns import Way, behind, has_trigram, holding, parameters_of, way_to
+from regmeta.query.search.patterns import Way, has_trigram, holding, parameters_of, way_to
 from regmeta.query.search.repositories import ranked
 from regmeta.query.stored import digest_or_none, raw_digest
 from regmeta.query.visibility import Visibility, seen

@@ -13,11 +13,10 @@ from regmeta import models
 from regmeta.db import Database
 from regmeta.errors import UsageError
 from regmeta.query import cursors
-from regmeta.query.catalog import repository_id
+from regmeta.query.catalog import PAGE, repository_id
 from regmeta.query.results import Page
 from regmeta.query.visibility import Visibility, seen
 
-PAGE: Final = 100
 MAX_USER_NAME: Final = 255  # [characters]
 
 Kind = Literal["star", "bookmark"]
@@ -92,8 +91,7 @@ def favorites(
     with database.read() as connection:
         rows: Any = connection.execute(seen(_page(after is not None), visible), of).all()
     items = tuple(Favorite(*row) for row in rows[:limit])
-    more = len(rows) > limit
-    return Page(items, cursors.encode(question, (items[-1].repository, items[-1].kind)) if more else None)
+    return Page(items, cursors.following(question, rows, limit, lambda row: (row.name, row.kind), (str, str)))
 
 
 def favorite_counts(

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from regmeta import models
 from regmeta.db import Database
 from regmeta.query.statistics.days import date_of, last_days
-from regmeta.query.visibility import Visibility, seen
+from regmeta.query.visibility import Visibility, is_under, seen, under_values
 
 DAYS = 30
 
@@ -52,7 +52,7 @@ def growth(
         first, last = last_days(connection, days)
         of: dict[str, Any] = {"first": first, "last": last}
         if prefix is not None:
-            of |= {"prefix": prefix, "from": f"{prefix}/", "to": f"{prefix}0"}
+            of |= under_values(prefix)
         rows: Any = connection.execute(seen(_by_day(prefix is not None), visible), of).all()
     return tuple(GrowthPoint(date_of(day), *map(int, numbers)) for day, *numbers in rows)
 
@@ -77,10 +77,5 @@ def _by_day(has_prefix: bool) -> Any:
         .order_by(_sample.day)
     )
     if has_prefix:
-        statement = statement.where(
-            sa.or_(
-                _repository.name == sa.bindparam("prefix"),
-                sa.and_(_repository.name > sa.bindparam("from"), _repository.name < sa.bindparam("to")),
-            )
-        )
+        statement = statement.where(is_under(_repository.name))
     return statement

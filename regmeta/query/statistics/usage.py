@@ -25,12 +25,11 @@ from regmeta import models
 from regmeta.db import Database
 from regmeta.errors import NotFound, UsageError
 from regmeta.query import cursors
+from regmeta.query.catalog import PAGE
 from regmeta.query.results import Page
 from regmeta.query.statistics.measure import SOME, Measured, measure
 from regmeta.query.statistics.sampled import sampled_day
-from regmeta.query.visibility import Visibility, seen
-
-PAGE: Final = 100
+from regmeta.query.visibility import Visibility, is_under, seen, under_values
 
 _repository = models.Repository
 _sample = models.UsageSample
@@ -39,11 +38,8 @@ _REPOSITORIES: Final = (
     .where(_repository.state == "active")
     .order_by(_repository.name)
 )
-_BELOW_PREFIX: Final = sa.or_(
-    _repository.name == sa.bindparam("prefix"),
-    sa.and_(_repository.name > sa.bindparam("from"), _repository.name < sa.bindparam("to")),
-)
-_BELOW: Final = _REPOSITORIES.where(_BELOW_PREFIX)
+_KEYS: Final = (int, int, int)  # day, bytes, repository
+_BELOW: Final = _REPOSITORIES.where(is_under(_repository.name))
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,13 +123,13 @@ def sampled_usage(
     of: dict[str, Any] = {"page": limit + 1}
     keys = None
     if after is not None:
-        keys = cursors.decode(question, after, (int, int, int))
+        keys = cursors.decode(question, after, _KEYS)
         of |= {"bytes": keys[1], "id": keys[2]}
     with database.read() as connection:
         day = keys[0] if keys is not None else sampled_day(connection)
         if day is None:
             return Page((), None)
-        of |= {"day": day, **(_range(prefix) if prefix is not None else {})}
+        of |= {"day": day, **(under_values(prefix) if prefix is not None else {})}
         statement = _sampled(prefix is not None, after is not None)
         rows: Any = connection.execute(seen(statement, visible), of).all()
     items = tuple(
@@ -150,11 +146,10 @@ def sampled_usage(
         )
         for row in rows[:limit]
     )
-    if len(rows) <= limit:
-        return Page(items, None)
-    last = rows[limit - 1]
-    keys = (day, last.unique_bytes, last.repository_id)
-    return Page(items, cursors.encode(question, keys, (int, int, int)))
+    following = cursors.following(
+        question, rows, limit, lambda row: (day, row.unique_bytes, row.repository_id), _KEYS
+    )
+    return Page(items, following)
 
 
 def _repositories(
@@ -163,13 +158,8 @@ def _repositories(
     if prefix is None:
         rows: Any = connection.execute(seen(_REPOSITORIES, visible))
     else:
-        rows = connection.execute(seen(_BELOW, visible), _range(prefix))
+        rows = connection.execute(seen(_BELOW, visible), under_values(prefix))
     return [(number, name) for number, name in rows]
-
-
-def _range(prefix: str) -> dict[str, str]:
-    """Return the values of a condition like that of ``visibility.under``."""
-    return {"prefix": prefix, "from": f"{prefix}/", "to": f"{prefix}0"}
 
 
 def _group(name: str, prefix: str | None, depth: int | None) -> str:
@@ -202,7 +192,9 @@ def _together(
 
     The last number is the bytes of those that nobody else holds.
     """
-    of = {f"{key}_{at}": value for at, each in enumerate(ranges) for key, value in _range(each).items()}
+    of: dict[str, str] = {}
+    for at, each in enumerate(ranges):
+        of |= under_values(each, f"under_{at}")
     statement = _of_all(len(ranges)) if visible is None else _together_statement(len(ranges), visible)
     blobs, unique, exclusive = connection.execute(statement, of).one()
     return blobs, int(unique or 0), int(exclusive or 0)
@@ -218,8 +210,9 @@ def _together_statement(ranges: int, visible: Visibility | None) -> Any:
     link, other_link = aliased(models.RepositoryBlob), aliased(models.RepositoryBlob)
 
     def belongs(repository: Any) -> sa.ColumnElement[bool]:
-        conditions = [repository.state == "active", *(_in_range(repository.name, at) for at in range(ranges))]
-        return sa.and_(*conditions, *(() if visible is None else (visible(repository),)))
+        within = (is_under(repository.name, f"under_{at}") for at in range(ranges))
+        allowed = () if visible is None else (visible(repository),)
+        return sa.and_(repository.state == "active", *within, *allowed)
 
     held = (
         sa.select(link.blob_id.label("id"))
@@ -239,14 +232,6 @@ def _together_statement(ranges: int, visible: Visibility | None) -> Any:
         )
         .select_from(held)
         .join(models.Blob, models.Blob.id == held.c.id)
-    )
-
-
-def _in_range(name: Any, at: int) -> sa.ColumnElement[bool]:
-    """Return the condition that *visibility.under* makes, with parameters."""
-    return sa.or_(
-        name == sa.bindparam(f"prefix_{at}"),
-        sa.and_(name > sa.bindparam(f"from_{at}"), name < sa.bindparam(f"to_{at}")),
     )
 
 
@@ -270,7 +255,7 @@ def _sampled(has_prefix: bool, is_next: bool) -> Any:
         .limit(sa.bindparam("page"))
     )
     if has_prefix:
-        statement = statement.where(_BELOW_PREFIX)
+        statement = statement.where(is_under(_repository.name))
     if is_next:
         key = sa.tuple_(_sample.unique_bytes, _sample.repository_id)
         statement = statement.where(key < sa.tuple_(sa.bindparam("bytes"), sa.bindparam("id")))
