@@ -1,4 +1,4 @@
-"""How content hangs together: ``referrers``, ``bases``, ``derived``, ``manifest children`` and ``parents``."""
+"""How content hangs together: referrers, bases, derived images, members of indexes."""
 
 from __future__ import annotations
 

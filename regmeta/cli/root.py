@@ -34,6 +34,7 @@ from regmeta.cli import (
     verification,
 )
 from regmeta.cli.context import Options
+from regmeta.cli.interrupts import Interrupts
 from regmeta.errors import Error
 
 DEFECT = 70
@@ -45,14 +46,15 @@ class Program(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command."""
+        interrupts = Interrupts()
         try:
-            return super().invoke(ctx)
+            with interrupts:
+                return super().invoke(ctx)
         except Error as error:
             _say(ctx, f"regmeta: {error}")
             raise typer.Exit(error.exit_code) from error
         except KeyboardInterrupt as error:
-            _say(ctx, "regmeta: interrupted; what was reported as done is done, run it again for the rest")
-            raise typer.Exit(INTERRUPTED) from error
+            raise _interrupted(ctx) from error
         except BrokenPipeError:
             # Whoever read our output has enough; nothing more can be written there.
             sys.stdout = None
@@ -62,6 +64,8 @@ class Program(TyperGroup):
         except Exception as error:
             if _is_usage(error):
                 raise
+            if interrupts.were_seen:
+                raise _interrupted(ctx) from error
             if isinstance(error, UnicodeEncodeError) and not " ".join(sys.argv).isprintable():
                 _say(ctx, f"regmeta: an argument is not UTF-8: {' '.join(sys.argv[1:])}")
                 raise typer.Exit(2) from error
@@ -71,6 +75,11 @@ class Program(TyperGroup):
 
 def _is_usage(error: Exception) -> bool:
     return hasattr(error, "exit_code") and hasattr(error, "format_message")
+
+
+def _interrupted(ctx: Any) -> typer.Exit:
+    _say(ctx, "regmeta: interrupted; what was reported as done is done, run it again for the rest")
+    return typer.Exit(INTERRUPTED)
 
 
 def _say(ctx: Any, message: str) -> None:

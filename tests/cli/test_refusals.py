@@ -12,7 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
+from typer.testing import CliRunner
 
+from regmeta.cli.root import Program
 from regmeta.db import Database
 from tests.builders import LayoutBuilder, make_layout
 from tests.cli.conftest import Command
@@ -248,6 +251,31 @@ def test_interrupted_import_says_so_and_the_next_run_completes_it(
     assert (published(settings), list((home / "store" / "staging").iterdir())) == (0, [])
     assert regmeta("status", "--json").json["open_ingests"] == []
     assert "1 image imported" in run(settings, "import", str(layout), "app").stderr
+
+
+def test_error_that_an_interrupt_leads_to_is_no_defect() -> None:
+    program = typer.Typer(cls=Program)
+
+    @program.command()
+    def break_off() -> None:
+        # Between taking a lock and the block that lets go of it, an interrupt is seen as another error.
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+        except KeyboardInterrupt as error:
+            raise RuntimeError("release unlocked lock") from error
+
+    @program.command()
+    def fail() -> None:
+        raise RuntimeError("release unlocked lock")
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        interrupted, failed = (CliRunner().invoke(program, [name]) for name in ("break-off", "fail"))
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert (interrupted.exit_code, interrupted.stderr.startswith("regmeta: interrupted;")) == (130, True)
+    assert (failed.exit_code, "internal error: RuntimeError" in failed.stderr) == (70, True)
 
 
 def test_reader_that_has_enough_ends_a_listing_quietly(regmeta: Command, home: Path) -> None:
