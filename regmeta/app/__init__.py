@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Collection, Generator, Iterator
-from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from regmeta.app.stores import open_store
 from regmeta.db import Database
 from regmeta.errors import Error, SchemaMismatch, StoreUnavailable, UsageError
 from regmeta.settings import Settings
@@ -71,7 +72,7 @@ def open_for_reading(settings: Settings, *, check_store: bool = False) -> Iterat
     """
     with open_database(settings) as database:
         database.check_schema()
-        store = _store(settings)
+        store = open_store(settings)
         try:
             if check_store:
                 from regmeta.maintain.setup import check_identity
@@ -176,13 +177,15 @@ def initialise(settings: Settings) -> bool:
         IdentityMismatch: the store or the database belongs to another.
         StoreUnavailable, DatabaseUnavailable: it cannot be made.
     """
+    from regmeta.app.stores import make_store_folder
     from regmeta.maintain import schema, setup
+    from regmeta.store.folders import make_folder
 
-    _make_folder(Path(settings.home))
-    _make_folder(Path(settings.store))
+    make_folder(settings.home)
+    make_store_folder(settings)
     path = _sqlite_path(settings)
     if path is not None:
-        _make_folder(path.parent)
+        make_folder(str(path.parent))
         _make_database_file(path)
     database = _database(settings)
     try:
@@ -193,7 +196,7 @@ def initialise(settings: Settings) -> bool:
             # Revisions commit one by one: an ``init`` that was stopped between two of them goes on.
             schema.upgrade(database, migrations_folder())
         database.check_schema()
-        store = _store(settings)
+        store = open_store(settings)
         try:
             setup.make_identity(database, store)
         finally:
@@ -211,7 +214,14 @@ def is_initialised(settings: Settings) -> bool:
     if path is not None and not path.is_file():
         return False
     with open_database(settings) as database:
-        return setup.is_tied(database) and Path(settings.store, setup.RECORD).is_file()
+        if not setup.is_tied(database):
+            return False
+    try:
+        store = open_store(settings)
+    except StoreUnavailable:
+        return False
+    with closing(store):
+        return store.read_record(setup.RECORD) is not None
 
 
 def migrations_folder() -> str:
@@ -238,12 +248,6 @@ def _database(settings: Settings) -> Database:
     return Database(settings.database, file_lock=FileLock(f"{path}.lock", LOCK_TIMEOUT_S))
 
 
-def _store(settings: Settings) -> BlobStore:
-    from regmeta.store.filesystem import FilesystemStore
-
-    return FilesystemStore(settings.store)
-
-
 def _sqlite_path(settings: Settings) -> Path | None:
     prefix, separator, path = settings.database.partition(":///")
     if prefix != "sqlite":
@@ -251,22 +255,6 @@ def _sqlite_path(settings: Settings) -> Path | None:
     if not separator or not path:
         raise UsageError(f"database {settings.database!r}: write sqlite:////absolute/path")
     return Path(path)
-
-
-def _make_folder(path: Path) -> None:
-    """Make a folder and those above it, durably: what is acknowledged later lies in it."""
-    try:
-        missing = [folder for folder in (path, *path.parents) if not folder.exists()]
-        for folder in reversed(missing):
-            with suppress(FileExistsError):
-                durable.make_folder(str(folder), None, "init.folder_made", 0o700)
-            fd = os.open(folder.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                durable.flush(fd, "init.folder_flushed")
-            finally:
-                os.close(fd)
-    except OSError as error:
-        raise StoreUnavailable(f"{path}: {error.strerror}") from error
 
 
 def _make_database_file(path: Path) -> None:

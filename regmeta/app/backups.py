@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from regmeta import app
+from regmeta.app.stores import open_store
 from regmeta.app.writers import require_alone, writer_of
 from regmeta.db import Database
 from regmeta.errors import (
@@ -29,6 +30,7 @@ from regmeta.maintain.restore import Prepared
 from regmeta.maintain.setup import Identity
 from regmeta.settings import Settings
 from regmeta.store import BlobStore, Staging, database_files
+from regmeta.store.folders import make_folder
 
 MakeProgress = Callable[[], AbstractContextManager[Progress]]
 
@@ -100,7 +102,7 @@ def restore_file(settings: Settings, path: str, progress: MakeProgress) -> Resto
     if target is None:
         raise UsageError("the database is on a server: load the copy with pg_restore, then say --loaded")
     with ExitStack() as stack:
-        store = stack.enter_context(closing(app._store(settings)))
+        store = stack.enter_context(closing(open_store(settings)))
         _check_file(path, str(target), store)
         if target.is_file():
             with database_files.unused(str(target)):
@@ -108,7 +110,7 @@ def restore_file(settings: Settings, path: str, progress: MakeProgress) -> Resto
         staging = stack.enter_context(closing(store.open_staging()))
         require_alone(store, staging.owner)
         listed = list_snapshots(store)
-        app._make_folder(target.parent)
+        make_folder(str(target.parent))
         try:
             database_files.copy_for_restore(path, str(target))
             with closing(Database(f"{settings.database}{database_files.RESTORING}")) as copy:
@@ -133,7 +135,7 @@ def restore_loaded(settings: Settings, progress: MakeProgress) -> Restored:
     if app._sqlite_path(settings) is not None:
         raise UsageError("--loaded is for a database on a server: give the copy of this one")
     with ExitStack() as stack:
-        store = stack.enter_context(closing(app._store(settings)))
+        store = stack.enter_context(closing(open_store(settings)))
         with app.open_database(settings) as database:
             restoring.check_loaded(database, store)
             staging = stack.enter_context(closing(store.open_staging()))

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, ExitStack, closing
 from pathlib import Path
 
 from regmeta import app
+from regmeta.app.stores import open_store
 from regmeta.app.writers import require_alone, writer_of
 from regmeta.db import Database
 from regmeta.errors import IdentityMismatch, NotFound
@@ -18,6 +19,7 @@ from regmeta.maintain.rebuild.reconcile import reconcile
 from regmeta.maintain.rebuild.report import Progress, Report
 from regmeta.settings import Settings
 from regmeta.store import BlobStore
+from regmeta.store.folders import make_folder
 
 MakeProgress = Callable[[], AbstractContextManager[Progress]]
 
@@ -45,7 +47,7 @@ def rebuild_lost_database(settings: Settings, progress: MakeProgress) -> Report:
         Unavailable: a listing, the store or the database failed; nothing was switched.
     """
     with ExitStack() as stack:
-        store = stack.enter_context(closing(app._store(settings)))
+        store = stack.enter_context(closing(open_store(settings)))
         listed = _look_first(store)
         database = stack.enter_context(closing(_make_database(settings)))
         tied = identity.tie(database, store, listed.greatest_epoch)
@@ -72,7 +74,7 @@ def _make_database(settings: Settings) -> Database:
     """Return the database, made with an empty schema if there is none."""
     path = app._sqlite_path(settings)
     if path is not None and not Path(path).is_file():
-        app._make_folder(path.parent)
+        make_folder(str(path.parent))
         app._make_database_file(path)
     database = app._database(settings)
     try:

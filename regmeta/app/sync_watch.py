@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import platform
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -23,6 +21,7 @@ from regmeta.sync.pipeline import is_ours
 from regmeta.sync.policy import Policy
 from regmeta.sync.records import Cause, LastRun, last_run, next_retry_at
 from regmeta.sync.run import SyncReport, run_policy
+from regmeta.threads import Threads
 
 HERE: Final = "the registry here"  # what messages call it
 LONGEST_WAIT_S: Final = 30.0  # what others note as due is seen after that
@@ -97,7 +96,7 @@ class _Watch:
         self.works(HERE)
         stopped = Stopping()
         recovered_s = time.monotonic()
-        with ThreadPoolExecutor(len(self._policies), thread_name_prefix="policy") as pool:
+        with Threads(len(self._policies), thread_name_prefix="policy") as pool:
             futures = [pool.submit(self._follow, policy, registry, stopped) for policy in self._policies]
             try:
                 while not stop.is_set() and not any(future.done() for future in futures):
@@ -187,7 +186,7 @@ class _Watch:
         """Tell whether another process is at it. Two at once do no harm, they only ask twice."""
         if last.ended_at is not None or last.owner == registry.writer.staging.owner:
             return False
-        if last.host == platform.node():
+        if last.host == registry.store.host:
             return registry.store.staging_exists(last.owner)
         return now - last.started_at < LONGEST_RUN_ELSEWHERE
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -168,7 +167,7 @@ def mirror_of(
 
 def _has_ended(store: BlobStore) -> Callable[[str, UUID], bool]:
     """Return what tells of a process whether it has certainly gone: one of this host without a folder."""
-    return lambda host, owner: host == platform.node() and not store.staging_exists(owner)
+    return lambda host, owner: host == store.host and not store.staging_exists(owner)
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 from pathlib import Path
 
 from regmeta.app import open_for_reading
@@ -32,16 +31,11 @@ def verify(
         UsageError: *read_data* is not ``all``, ``n/t`` or ``x%``.
         IdentityMismatch, SchemaMismatch, Unavailable: it cannot be opened, or not be read.
     """
-    options = Options(
-        None if read_data is None else Subset.parse(read_data),
-        jobs,
-        rate_bytes_per_s,
-        mark,
-        settings.layouts == "all",
-        platform.node(),
-    )
+    subset = None if read_data is None else Subset.parse(read_data)
     checkpoint = FileCheckpoint(str(Path(settings.home) / CHECKPOINT_NAME))
     with open_for_reading(settings, check_store=True) as registry:
         if restart:
             checkpoint.clear()
+        show_layouts = settings.layouts == "all"
+        options = Options(subset, jobs, rate_bytes_per_s, mark, show_layouts, registry.store.host)
         return run(registry.database, registry.store, options, checkpoint, progress)

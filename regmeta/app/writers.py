@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 from uuid import UUID
 
 from msgspec.structs import asdict
@@ -30,7 +29,7 @@ def writer_of(
         database,
         staging,
         snapshots,
-        platform.node(),
+        store.host,
         settings.actor,
         lifetimes if lifetimes is not None else lifetimes_of(settings),
         immutable_of(settings),

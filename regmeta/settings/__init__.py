@@ -13,6 +13,7 @@ import msgspec
 
 from regmeta import failpoints
 from regmeta.errors import UsageError
+from regmeta.settings.object_store import ObjectStore, check_object_store, is_bucket
 from regmeta.settings.retention import (
     KeepRule,
     KeepUntagged,
@@ -41,6 +42,7 @@ __all__ = [
     "KeepRule",
     "KeepUntagged",
     "Lint",
+    "ObjectStore",
     "Retention",
     "RetentionPolicy",
     "Settings",
@@ -68,7 +70,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     database: str = ""
     """A URL: ``sqlite:////path/regmeta.db`` or ``postgresql://user@host/name``. Default: in home."""
     store: str = ""
-    """The folder of the blob store. Default: ``store`` in home."""
+    """The blob store: a folder, or a bucket as ``s3://bucket/prefix``. Default: ``store`` in home."""
+    object_store: ObjectStore = ObjectStore()
     layouts: Literal["all", "none"] = "all"
     """Whether repositories are shown as OCI layouts in the store."""
     actor: str = ""
@@ -110,7 +113,8 @@ def load_settings(config: str | None = None, **given: str | None) -> Settings:
     values["home"] = str(home_path)
     values.setdefault("database", f"sqlite:///{home_path / 'regmeta.db'}")
     values.setdefault("store", str(home_path / "store"))
-    values["store"] = str(Path(values["store"]).absolute())
+    if not is_bucket(values["store"]):
+        values["store"] = str(Path(values["store"]).absolute())
     values.setdefault("actor", _user())
     return _convert(values)
 
@@ -138,7 +142,7 @@ def _read_file(config: str | None, home: str | None) -> dict[str, Any]:
         raise UsageError(f"{path}: {error}") from error
     folder = path.parent.absolute()
     for name in ("home", "store"):
-        if isinstance(content.get(name), str):
+        if isinstance(content.get(name), str) and not is_bucket(content[name]):
             content[name] = str(folder / Path(content[name]).expanduser())
     database = content.get("database")
     if isinstance(database, str) and database.startswith(SQLITE):
@@ -152,6 +156,7 @@ def _convert(values: Mapping[str, Any]) -> Settings:
         settings = msgspec.convert(values, Settings, strict=False)
     except msgspec.ValidationError as error:
         raise UsageError(f"settings: {error}{_name_in(str(error), values)}") from error
+    check_object_store(settings.store, settings.object_store)
     check_immutable(settings.immutable)
     check_collection(settings.collection)
     check_retention(settings.retention)

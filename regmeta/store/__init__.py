@@ -165,6 +165,13 @@ class BlobStore(Protocol):
         """What messages call it."""
 
     @property
+    def host(self) -> str:
+        """Whose processes' staging areas this process can tell about: intents and runs carry it.
+
+        Of processes with another one nothing is known; their intents expire.
+        """
+
+    @property
     def layouts(self) -> LayoutWriter | None:
         """Where repositories can be shown as OCI layouts; None where the store has no hard links."""
 
@@ -205,6 +212,18 @@ class BlobStore(Protocol):
         Raises:
             StoreUnavailable: at least one may be there still; others may be gone.
         """
+
+    def abort_uploads(self, older_than_s: float) -> int:
+        """Give up uploads that were begun so long ago [s] that nobody will finish them; return how many.
+
+        They take room and are no objects. A store that keeps none of its own has none.
+
+        Raises:
+            StoreUnavailable: it could not be found out, or not all were given up.
+        """
+
+    def signed_url(self, key: str, lifetime_s: int) -> str | None:
+        """Return a URL that anybody can read an object at for *lifetime_s*, None where there are none."""
 
     def walk(self) -> Iterator[ObjectInfo]:
         """List every object. An error in the middle raises: a listing is whole or it is none."""

@@ -12,18 +12,20 @@
 from __future__ import annotations
 
 import os
+import platform
 import stat as stat_module
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from itertools import repeat
 from uuid import UUID
 
 from regmeta.errors import StoreUnavailable
 from regmeta.store import ObjectInfo, ObjectMissing, Staging, durable
 from regmeta.store.layouts import RepositoryLayouts
+from regmeta.store.owners import abandoned_folders, folder_of
 from regmeta.store.paths import Root, checked_key, checked_name, is_key, require_blobs, wrapped
-from regmeta.store.staging import FilesystemStaging, lock_folder, remove_folder
+from regmeta.store.staging import FilesystemStaging
+from regmeta.threads import Threads
 
 FLUSHING_THREADS = 8  # the journal groups what they flush; more do not help on one disk
 
@@ -39,10 +41,15 @@ class FilesystemStore:
         """
         self.location = path
         self._root = Root(path)
-        self._pool = ThreadPoolExecutor(FLUSHING_THREADS, thread_name_prefix="flush")
+        self._pool = Threads(FLUSHING_THREADS, thread_name_prefix="flush")
         self.layouts = RepositoryLayouts(self._root)
 
     location: str
+
+    @property
+    def host(self) -> str:
+        """The machine: its processes' staging folders are all here."""
+        return platform.node()
 
     def create(self) -> None:
         """Make the folders of an empty store, durably. Later on they are never made again."""
@@ -53,26 +60,13 @@ class FilesystemStore:
         """Make a staging folder for this process."""
         return FilesystemStaging(self._root, self._pool)
 
-    @contextmanager
-    def abandoned_stagings(self) -> Iterator[Sequence[UUID]]:
+    def abandoned_stagings(self) -> AbstractContextManager[Sequence[UUID]]:
         """Hold the staging folders of processes that have ended; remove them after the block."""
-        held: list[tuple[UUID, int]] = []
-        try:
-            for owner in self._staging_owners():
-                lock_fd = self._lock_staging(owner)
-                if lock_fd is not None:
-                    held.append((owner, lock_fd))
-            yield [owner for owner, _ in held]
-            for owner, _ in held:
-                with wrapped(self.location, f"staging/{owner.hex}"):
-                    remove_folder(self._root, f"staging/{owner.hex}")
-        finally:
-            for _, lock_fd in held:
-                os.close(lock_fd)
+        return abandoned_folders(self._root)
 
     def staging_exists(self, owner: UUID) -> bool:
         """Tell whether *owner* still has a staging folder here."""
-        return self._lstat(f"staging/{owner.hex}") is not None
+        return self._lstat(folder_of(owner)) is not None
 
     @contextmanager
     def open(self, key: str, start: int = 0) -> Iterator[_ObjectFile]:
@@ -110,6 +104,14 @@ class FilesystemStore:
         with wrapped(self.location, "blobs"):
             for _ in self._pool.map(self._root.flush_folder, folders, repeat("delete.flushed")):
                 continue
+
+    def abort_uploads(self, older_than_s: float) -> int:
+        """Return 0: what is not finished lies in staging folders."""
+        return 0
+
+    def signed_url(self, key: str, lifetime_s: int) -> str | None:
+        """Return None: a folder has no server."""
+        return None
 
     def walk(self) -> Iterator[ObjectInfo]:
         """List every object, folder by folder."""
@@ -175,29 +177,6 @@ class FilesystemStore:
     def _names(self, folder: str) -> list[str]:
         with wrapped(self.location, folder), self._root.opened_folder(folder) as fd:
             return sorted(os.listdir(fd))
-
-    def _staging_owners(self) -> list[UUID]:
-        with wrapped(self.location, "staging"):
-            try:
-                with self._root.opened_folder("staging") as fd:
-                    names = os.listdir(fd)
-            except FileNotFoundError:
-                return []
-        return [UUID(hex=name) for name in names if len(name) == 32 and not name.strip("0123456789abcdef")]
-
-    def _lock_staging(self, owner: UUID) -> int | None:
-        with wrapped(self.location, f"staging/{owner.hex}"):
-            try:
-                with self._root.opened_folder(f"staging/{owner.hex}") as fd:
-                    lock_fd = lock_folder(fd, create=False)
-                if lock_fd is None:
-                    # Without a lock file it is empty: its process was stopped just after making it, or is
-                    # just removing it. One that is not empty stays.
-                    with suppress(OSError):
-                        durable.remove_folder(f"staging/{owner.hex}", self._root.fd, "staging.empty_removed")
-                return lock_fd
-            except (FileNotFoundError, NotADirectoryError):
-                return None  # its process has just ended and cleared up, or it is not ours
 
     def _lstat(self, name: str) -> os.stat_result | None:
         with wrapped(self.location, name):

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from regmeta import metrics
 from regmeta.errors import Locked, StoreUnavailable
 from regmeta.store import durable
 
@@ -37,12 +38,14 @@ class FileLock:
             Locked: another process held it for longer than the time-out.
             StoreUnavailable: the lock file cannot be opened.
         """
+        began = time.perf_counter()
         if not self._thread_lock.acquire(timeout=self.timeout_s):
             raise Locked(f"{self.path}: held for more than {self.timeout_s:g} s by this process")
         try:
             fd = self._open()
             wait_for_lock(fd, self.path, self.timeout_s)
             try:
+                metrics.LOCK_WAIT_SECONDS.observe(time.perf_counter() - began, "file")
                 yield
             finally:
                 fcntl.flock(fd, fcntl.LOCK_UN)

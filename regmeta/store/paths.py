@@ -6,11 +6,13 @@ place of an object or a document is not.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 
+from regmeta import metrics
 from regmeta.errors import StoreUnavailable
 from regmeta.store import durable
 
@@ -116,6 +118,7 @@ def wrapped(root: str, name: str = "") -> Iterator[None]:
         yield
     except OSError as error:
         path = os.path.join(root, name) if name else root
+        metrics.STORE_ERRORS.add(1, errno.errorcode.get(error.errno or 0, "other"))
         raise StoreUnavailable(f"{path}: {error.strerror or error}") from error
 
 

@@ -19,27 +19,20 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager, suppress
+from functools import partial
 from itertools import count, repeat
-from uuid import UUID, uuid4
+from uuid import UUID
 
-from regmeta.errors import DigestMismatch, SizeMismatch, StoreUnavailable
+from regmeta.errors import StoreUnavailable
 from regmeta.oci.digest import Digest
 from regmeta.oci.streams import ByteStream
-from regmeta.store import COPY_BUFFER_BYTES, Staged, durable
-from regmeta.store.locks import try_lock
-from regmeta.store.paths import (
-    DIRECTORY,
-    Root,
-    checked_key,
-    checked_name,
-    require_blobs,
-    wrapped,
-    write_all,
-)
+from regmeta.store import Staged, durable
+from regmeta.store.intake import take_in
+from regmeta.store.owners import claim_folder, release_folder
+from regmeta.store.paths import Root, checked_key, checked_name, require_blobs, wrapped, write_all
 
 _log = logging.getLogger(__name__)
 
-LOCK_NAME = "lock"
 _NEW_FILE = os.O_WRONLY | os.O_EXCL | os.O_NOFOLLOW
 
 
@@ -51,8 +44,11 @@ class FilesystemStaging:
         self._pool = pool
         self._numbers = count()
         with wrapped(root.path, "staging"):
-            self.owner, self._folder_fd, self._lock_fd = _claim_folder(root)
-        self._folder = f"staging/{self.owner.hex}"
+            self._claim = claim_folder(root)
+        self.owner = self._claim.owner
+        self._folder = self._claim.folder
+        self._folder_fd = self._claim.folder_fd
+        self._is_open = True
 
     owner: UUID
 
@@ -68,12 +64,7 @@ class FilesystemStaging:
         checked_key(key)
         name = str(next(self._numbers))
         with self._new_file(name) as fd:
-            hexdigest, total = _copy(stream, fd, digest, size_bytes, progress)
-            if total != size_bytes:
-                found = "there are more" if total > size_bytes else f"there are {total}"
-                raise SizeMismatch(f"{digest}: {size_bytes} bytes were announced, {found}")
-            if hexdigest != digest.hex:
-                raise DigestMismatch(f"{digest}: the bytes have the digest {digest.algorithm}:{hexdigest}")
+            take_in(stream, digest, size_bytes, partial(write_all, fd), progress)
             durable.flush(fd, "stage.flushed")
         return Staged(key, digest, size_bytes, name)
 
@@ -127,17 +118,14 @@ class FilesystemStaging:
 
     def close(self) -> None:
         """Remove the folder and let go of its lock. Safe to call twice."""
-        if self._folder_fd < 0:
+        if not self._is_open:
             return
+        self._is_open = False
         try:
-            with wrapped(self._root.path, self._folder):
-                remove_folder(self._root, self._folder)
+            release_folder(self._root, self._claim)
         except StoreUnavailable as error:
             # What was to be done is done; who writes next removes the folder.
             _log.warning("a staging folder is left: %s", error)
-        os.close(self._folder_fd)
-        os.close(self._lock_fd)
-        self._folder_fd = self._lock_fd = -1
 
     @contextmanager
     def _new_file(self, name: str) -> Iterator[int]:
@@ -153,87 +141,3 @@ class FilesystemStaging:
             except BaseException:
                 durable.unlink(name, self._folder_fd, "stage.dropped")
                 raise
-
-
-def _copy(
-    stream: ByteStream,
-    fd: int,
-    digest: Digest,
-    size_bytes: int,
-    progress: Callable[[int], None] | None,
-) -> tuple[str, int]:
-    """Copy until the end or one byte past the declared size; return the hash and the count."""
-    hasher = digest.hasher()
-    total = 0
-    limit = size_bytes + 1
-    buffer = memoryview(bytearray(min(COPY_BUFFER_BYTES, limit)))
-    while total < limit:
-        got = stream.readinto(buffer[: limit - total])
-        if not got:
-            break
-        total += got
-        hasher.update(buffer[:got])
-        write_all(fd, buffer[:got])
-        if progress is not None:
-            progress(got)
-    return hasher.hexdigest(), total
-
-
-def _claim_folder(root: Root) -> tuple[UUID, int, int]:
-    """Make a folder with a locked file in it.
-
-    A process that recovers may see the folder before the lock is taken and remove it: then the lock is on
-    a file that has no name any more, and another folder is made.
-    """
-    root.make_folders(["staging"], lasting=True)
-    for _ in range(100):
-        owner = uuid4()
-        name = f"staging/{owner.hex}"
-        durable.make_folder(name, root.fd, "staging.made", 0o700)
-        try:
-            folder_fd = os.open(name, DIRECTORY, dir_fd=root.fd)
-        except FileNotFoundError:
-            continue
-        lock_fd = lock_folder(folder_fd, create=True)
-        if lock_fd is not None:
-            return owner, folder_fd, lock_fd
-        os.close(folder_fd)
-    raise StoreUnavailable(f"{root.path}/staging: no staging folder could be kept")
-
-
-def lock_folder(folder_fd: int, *, create: bool) -> int | None:
-    """Take the lock of a staging folder; None if its process lives, or the folder is being removed.
-
-    Only its owner may *create* the lock file: one that appears in a folder that its owner is removing would
-    keep it from going.
-    """
-    flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
-    try:
-        if create:
-            fd = durable.create(LOCK_NAME, flags, 0o600, folder_fd, "staging.lock_made")
-        else:
-            fd = os.open(LOCK_NAME, flags, dir_fd=folder_fd)
-    except FileNotFoundError:
-        return None
-    if try_lock(fd):
-        with suppress(FileNotFoundError):
-            named = os.stat(LOCK_NAME, dir_fd=folder_fd, follow_symlinks=False)
-            if named.st_ino == os.fstat(fd).st_ino:
-                return fd
-    os.close(fd)
-    return None
-
-
-def remove_folder(root: Root, name: str) -> None:
-    """Remove a staging folder whose lock is held, with all that lies in it: the lock file last."""
-    with suppress(FileNotFoundError):  # when it is nearly empty, who recovers may be faster
-        with root.opened_folder(name) as fd:
-            with os.scandir(fd) as entries:
-                found = list(entries)
-            for entry in found:
-                if entry.is_dir(follow_symlinks=False):
-                    durable.remove_tree(entry.name, fd, "staging.folder_removed")
-                elif entry.name != LOCK_NAME:
-                    durable.unlink(entry.name, fd, "staging.file_removed")
-            durable.unlink(LOCK_NAME, fd, "staging.lock_removed")
-        durable.remove_folder(name, root.fd, "staging.removed")

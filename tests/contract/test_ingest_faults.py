@@ -19,11 +19,11 @@ Faulty = Callable[..., Plan]
 @pytest.fixture
 def faulty(monkeypatch: pytest.MonkeyPatch) -> Faulty:
     """Let the store of every registry that is opened from now on go wrong as planned."""
-    open_store = app._store
+    open_store = app.open_store
 
     def plan_for(*faults: Fault) -> Plan:
         plan = Plan(*faults)
-        monkeypatch.setattr(app, "_store", lambda settings: FaultStore(open_store(settings), plan))
+        monkeypatch.setattr(app, "open_store", lambda settings: FaultStore(open_store(settings), plan))
         return plan
 
     return plan_for

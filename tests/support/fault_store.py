@@ -118,6 +118,11 @@ class FaultStore:
         """Those of the store below; nothing goes wrong there."""
         return self._inner.layouts
 
+    @property
+    def host(self) -> str:
+        """That of the store below."""
+        return self._inner.host
+
     def create(self) -> None:
         self._plan.run("create", self._inner.create)
 
@@ -144,6 +149,12 @@ class FaultStore:
 
     def delete(self, keys: Iterable[str]) -> None:
         self._plan.run("delete", lambda: self._inner.delete(keys))
+
+    def abort_uploads(self, older_than_s: float) -> int:
+        return self._plan.run("abort_uploads", lambda: self._inner.abort_uploads(older_than_s))
+
+    def signed_url(self, key: str, lifetime_s: int) -> str | None:
+        return self._plan.run("signed_url", lambda: self._inner.signed_url(key, lifetime_s))
 
     def walk(self) -> Iterator[ObjectInfo]:
         return self._plan.listed("walk", self._inner.walk)
