@@ -6,14 +6,16 @@ row lock and the commit is SQL only: no file and no network (design, section 3).
 SQLite runs in WAL mode with ``synchronous=FULL``; each writing transaction is ``BEGIN IMMEDIATE``. Releases
 below 3.51.3 can damage the database when one connection checkpoints while another commits, so there one
 file lock covers BEGIN to COMMIT, checkpoints and close. PostgreSQL runs at READ COMMITTED with bounded
-waits; reads are REPEATABLE READ, so that what one call answers is of one moment.
+waits; reads are REPEATABLE READ, so that what one call answers is of one moment. Statements go out without
+waiting for each other where nobody reads the answer (``regmeta.postgresql``).
 """
 
 from __future__ import annotations
 
 import logging
+import re
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime
@@ -25,12 +27,18 @@ from sqlalchemy import event
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.orm import Session
 
-from regmeta import errors
-from regmeta.failpoints import reach
+from regmeta import errors, metrics, tracing
+from regmeta.failpoints import is_armed, reach
 from regmeta.models.base import DatabaseClock, UtcTime
 
 SCHEMA_HEAD: Final = "0005"
 """The revision that this release works with; a test holds it against ``migrations/``."""
+COPYING: Final = "copying"
+"""What stands for a revision in a database that ``regmeta db copy`` is filling."""
+RETIRED: Final = "retired"
+"""What stands for a revision in a database whose rows ``regmeta db copy`` has moved to another one."""
+MOVED_STATE: Final = "RM001"
+"""PostgreSQL's code for what the triggers of a database that is moved refuse with."""
 
 _log = logging.getLogger(__name__)
 
@@ -48,23 +56,55 @@ PRAGMAS: Final = (
 WAL_RESET_FIXED_IN: Final = (3, 51, 3)
 OLDEST_SQLITE: Final = (3, 40, 0)
 
-_CLOCK: Final = sa.select(sa.type_coerce(DatabaseClock(), UtcTime()))
+CLOCK: Final = sa.select(sa.type_coerce(DatabaseClock(), UtcTime()))
+"""The database's clock, for who asks for it together with something else."""
 _STAMP: Final = sa.select(
     sa.type_coerce(DatabaseClock(), UtcTime()),
     sa.cast(sa.cast(sa.func.pg_current_xact_id(), sa.Text), sa.BigInteger),
 )
 _VERSION: Final = sa.text("SELECT version_num FROM alembic_version")
+_MOVED_TO: Final = sa.text("SELECT location FROM moved_to")
+
+_ALL_ANSWERED: Final = sa.select(sa.literal(1))
+_LATER: Final = {"regmeta_later": True}
+_UNANSWERED: Final = {"regmeta_unanswered": True}
+_LIMITS: Final = ("lock_timeout", "statement_timeout", "idle_in_transaction_session_timeout")
 
 FileLock = Callable[[], AbstractContextManager[None]]
+Asked = tuple[Any, Any]
+"""A statement and its parameters: a mapping, a list of them, or None."""
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """How a PostgreSQL is used. Nothing of it matters on SQLite.
+
+    *pooled*: a pooler stands before it that gives each transaction whichever connection is free (PgBouncer in
+    transaction mode). Then nothing is left on a session: no start-up options, no prepared statements.
+    """
+
+    pool_size: int = 5  # connections that are kept open, of one process
+    pool_overflow: int = 10  # and so many more while all are at work
+    lock_timeout_s: float = LOCK_TIMEOUT_S
+    statement_timeout_s: float = STATEMENT_TIMEOUT_S
+    idle_timeout_s: float = STATEMENT_TIMEOUT_S  # of a transaction in which nothing happens
+    pooled: bool = False
+
+    @property
+    def limits(self) -> Mapping[str, str]:
+        """The names and values of the server's parameters that bound what is waited for."""
+        bounds = (self.lock_timeout_s, self.statement_timeout_s, self.idle_timeout_s)
+        return dict(zip(_LIMITS, (f"{round(bound * 1000)}ms" for bound in bounds), strict=True))
 
 
 class Database:
     """One database and its pool of connections. Safe to use from several threads."""
 
-    def __init__(self, url: str, *, file_lock: FileLock | None = None) -> None:
+    def __init__(self, url: str, *, file_lock: FileLock | None = None, server: Server | None = None) -> None:
         """Prepare to connect; nothing is opened yet.
 
-        *file_lock* makes a lock that other processes on this database respect; used on SQLite only.
+        *file_lock* makes a lock that other processes on this database respect; used on SQLite only. *server*
+        is used on PostgreSQL only.
 
         Raises:
             UsageError: *url* is not of a database that regmeta works with, or its driver is not installed.
@@ -82,7 +122,7 @@ class Database:
                 self._serialise = file_lock
             self.engine = _sqlite_engine(self.url.database or "")
         else:
-            self.engine = _postgresql_engine(self.url)
+            self.engine = _postgresql_engine(self.url, server or Server())
 
     @property
     def is_sqlite(self) -> bool:
@@ -95,10 +135,12 @@ class Database:
         return self.url.render_as_string(hide_password=True)
 
     @contextmanager
-    def transaction(self, name: str) -> Iterator[Connection]:
+    def transaction(self, name: str, *, quiet: bool = False) -> Iterator[Connection]:
         """Run one writing transaction: committed when the block ends, rolled back when it raises.
 
-        *name* is that of the step, in failpoints and messages.
+        *name* is that of the step, in failpoints and messages. In a *quiet* one PostgreSQL is not waited for
+        after a statement that changes rows and returns none: an error of it comes out of a later statement,
+        or of the commit, and its ``rowcount`` is not known.
 
         Raises:
             Contention: given up for another transaction, or waited too long; nothing has happened.
@@ -106,28 +148,41 @@ class Database:
             ConstraintViolated: a row was refused; nothing has happened.
             DatabaseUnavailable: anything else the database says; nothing has happened.
         """
-        with self._serialise(), _translated(self.location):
+        with (
+            tracing.span(f"transaction {name}"),
+            metrics.timed_transaction(name),
+            self._serialise(),
+            _translated(self.location),
+        ):
             connection = self.engine.connect().execution_options(
-                regmeta_begin="BEGIN IMMEDIATE", regmeta_location=self.location
+                regmeta_begin="BEGIN IMMEDIATE", regmeta_location=self.location, regmeta_quiet=quiet
             )
             with connection:
                 try:
                     yield connection
+                    if quiet and is_armed():
+                        # Who stands still at the point below has done everything but commit.
+                        connection.execute(_ALL_ANSWERED)
                 except BaseException:
                     # A broken connection cannot roll back, and need not.
                     if not connection.invalidated:
                         connection.rollback()
                     raise
                 reach(f"{name}.committing")
-                connection.commit()
+                with metrics.timed(metrics.COMMIT_SECONDS):
+                    connection.commit()
                 reach(f"{name}.committed")
 
     @contextmanager
-    def read(self) -> Iterator[Connection]:
-        """Read in one transaction, of one moment; it waits for no writer and no writer waits for it."""
+    def read(self, *, plain: bool = False) -> Iterator[Connection]:
+        """Read in one transaction, of one moment; it waits for no writer and no writer waits for it.
+
+        A *plain* one is for who speaks to the driver of PostgreSQL directly: with COPY, or a cursor of it.
+        """
         with _translated(self.location), self.engine.connect() as connection:
             if not self.is_sqlite:
-                connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+                how = "plain read" if plain else "read"
+                connection.execution_options(regmeta_begin=how)
             yield connection
 
     @contextmanager
@@ -146,11 +201,24 @@ class Database:
             found = self.schema_revision(connection)
         if found is None:
             raise errors.SchemaMismatch(f"{self.location} holds no regmeta schema: 'regmeta init' makes one")
+        if found == RETIRED:
+            raise errors.DatabaseMoved(
+                f"{self.location} was retired by 'regmeta db copy': its rows are in {self._moved_to()}; let"
+                " REGMETA_DATABASE, or 'database' in the settings' file, name that one"
+            )
+        if found == COPYING:
+            raise errors.DatabaseMoved(
+                f"{self.location} is being filled by 'regmeta db copy': run that again to finish it"
+            )
         if found != SCHEMA_HEAD:
             raise errors.SchemaMismatch(
                 f"{self.location} is at schema revision {found}, this release needs {SCHEMA_HEAD}:"
                 " see 'regmeta db current' and 'regmeta db upgrade'"
             )
+
+    def _moved_to(self) -> str:
+        with self.read() as connection:
+            return str(connection.execute(_MOVED_TO).scalar())
 
     def schema_revision(self, connection: Connection) -> str | None:
         """Return the revision of the schema, None where there is no schema at all."""
@@ -170,7 +238,8 @@ class Database:
     def schema_connection(self) -> Iterator[Connection]:
         """Lend a connection for changing the schema: foreign keys are off on SQLite, nothing is begun."""
         with self._serialise(), _translated(self.location):
-            connection = self.engine.connect().execution_options(regmeta_begin="BEGIN IMMEDIATE")
+            begin = {"regmeta_begin": "BEGIN IMMEDIATE"} if self.is_sqlite else {}
+            connection = self.engine.connect().execution_options(**begin)
             with connection:
                 _set_foreign_keys(connection, "OFF")
                 try:
@@ -210,6 +279,8 @@ def savepoint(connection: Connection) -> Iterator[None]:
             with connection.begin_nested():
                 try:
                     yield
+                    if is_pipelined(connection) and connection.get_execution_options().get("regmeta_quiet"):
+                        connection.execute(_ALL_ANSWERED)  # what fails, fails in here
                 except BaseException as error:
                     failure = error
                     raise
@@ -231,15 +302,23 @@ class Stamp:
 
 def stamp(connection: Connection) -> Stamp:
     """Return the clock and the transaction's id; ask after the lock that orders what is stamped."""
-    if connection.dialect.name == "sqlite":
-        return Stamp(clock(connection), None)
-    now, transaction_id = connection.execute(_STAMP).one()
-    return Stamp(now, transaction_id)
+    return stamped(connection.execute(*ask_stamp(connection)))
+
+
+def ask_stamp(connection: Connection) -> Asked:
+    """Return what to ask for a stamp together with something else, behind the lock; see :func:`stamped`."""
+    return (CLOCK if connection.dialect.name == "sqlite" else _STAMP), None
+
+
+def stamped(result: sa.CursorResult[Any]) -> Stamp:
+    """Return the stamp that :func:`ask_stamp` asked for."""
+    row: Sequence[Any] = result.one()
+    return Stamp(row[0], row[1] if len(row) > 1 else None)
 
 
 def clock(connection: Connection) -> datetime:
     """Return the database's clock now, by a statement of its own: never the transaction's start."""
-    return connection.execute(_CLOCK).scalar_one()
+    return connection.execute(CLOCK).scalar_one()
 
 
 def _sqlite_engine(path: str) -> Engine:
@@ -266,30 +345,115 @@ def _sqlite_engine(path: str) -> Engine:
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
-        connection.exec_driver_sql(connection.get_execution_options().get("regmeta_begin", "BEGIN"))
+        how = connection.get_execution_options().get("regmeta_begin", "BEGIN")
+        if how == "BEGIN":
+            connection.exec_driver_sql(how)
+            return
+        with metrics.timed(metrics.LOCK_WAIT_SECONDS, "begin"):
+            connection.exec_driver_sql(how)
 
     return engine
 
 
-def _postgresql_engine(url: sa.URL) -> Engine:
+_BEGIN: Final = "BEGIN ISOLATION LEVEL READ COMMITTED"
+_BEGIN_READ: Final = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+
+
+def _postgresql_engine(url: sa.URL, server: Server) -> Engine:
     if url.get_backend_name() != "postgresql":
         raise errors.UsageError(f"database {url.render_as_string()}: use sqlite:/// or postgresql://")
-    options = (
-        f"-c lock_timeout={LOCK_TIMEOUT_S}s -c statement_timeout={STATEMENT_TIMEOUT_S}s"
-        f" -c idle_in_transaction_session_timeout={STATEMENT_TIMEOUT_S}s"
-    )
     try:
-        return sa.create_engine(
-            url.set(drivername="postgresql+psycopg"),
-            connect_args={"options": options, "connect_timeout": LOCK_TIMEOUT_S},
-            isolation_level="READ COMMITTED",
-            # A connection that was cut while it lay idle must not fail the read that comes next.
+        from regmeta import postgresql
+
+        sa.dialects.registry.register("postgresql.regmeta", postgresql.__name__, "Dialect")
+        prepare_after = None if server.pooled else postgresql.PREPARE_AFTER
+        engine = sa.create_engine(
+            url.set(drivername="postgresql+regmeta"),
+            connect_args=_connect_arguments(url, server, prepare_after),
+            # BEGIN is ours to say, as on SQLite.
+            isolation_level="AUTOCOMMIT",
+            use_native_hstore=False,  # asked for on each new connection otherwise
+            pool_size=server.pool_size,
+            max_overflow=server.pool_overflow,
+            # A connection that was cut while it lay idle must not fail what comes next. As a rule it costs
+            # no round trip, see postgresql.Dialect.do_ping.
             pool_pre_ping=True,
         )
     except ImportError as error:
         raise errors.UsageError(
             f"PostgreSQL's driver is missing ({error}): pip install 'regmeta[postgres]'"
         ) from error
+
+    @event.listens_for(engine, "do_connect")
+    def name(dialect: sa.Dialect, record: Any, arguments: Any, parameters: dict[str, Any]) -> None:
+        # What pg_stat_activity, the server's log and a pooler call it; the URL may say something else.
+        parameters.setdefault("application_name", tracing.application_name())
+
+    # Behind a pooler they are said in each transaction.
+    limits = ", ".join(f"set_config('{name}', '{value}', true)" for name, value in server.limits.items())
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        how = connection.get_execution_options().get("regmeta_begin")
+        driver: Any = connection.connection.dbapi_connection
+        reads = how in ("read", "plain read")
+        if how in ("read", "BEGIN IMMEDIATE"):
+            driver.enter(reads=reads)
+        # A plan that is kept is made for any values: what searches is better off with one for its own.
+        driver.prepare_threshold = None if reads else prepare_after
+        connection.exec_driver_sql(_BEGIN_READ if reads else _BEGIN, execution_options=_UNANSWERED)
+        if server.pooled:
+            connection.exec_driver_sql(f"SELECT {limits}", execution_options=_UNANSWERED)
+
+    return engine
+
+
+def _connect_arguments(url: sa.URL, server: Server, prepare_after: int | None) -> dict[str, Any]:
+    arguments: dict[str, Any] = {
+        "connect_timeout": LOCK_TIMEOUT_S,
+        # A machine that has gone without a word is found out after a minute, not after two hours.
+        "keepalives_idle": 30,
+        "keepalives_interval": 10,
+        "keepalives_count": 3,
+    }
+    for name in arguments.keys() & url.query.keys():
+        del arguments[name]
+    arguments["prepare_threshold"] = prepare_after
+    if not server.pooled:
+        given = url.query.get("options", "")
+        ours = " ".join(f"-c {name}={value}" for name, value in server.limits.items())
+        arguments["options"] = f"{given if isinstance(given, str) else ' '.join(given)} {ours}".strip()
+    return arguments
+
+
+def is_pipelined(connection: Connection) -> bool:
+    """Whether statements go out without waiting for each other; never on SQLite."""
+    if connection.dialect.name == "sqlite":
+        return False
+    if not connection.in_transaction():
+        connection.begin()  # which decides it; nothing is waited for
+    driver: Any = connection.connection.dbapi_connection
+    return bool(driver.is_pipelined)
+
+
+def together(connection: Connection, *asked: Asked) -> list[sa.CursorResult[Any]]:
+    """Run statements in their order, in one round trip on PostgreSQL; return their results in that order.
+
+    Each sees what those before it have done. One with a list of parameters that returns rows must be the
+    last.
+
+    Raises:
+        Error: what the first of them that failed raises; those behind it were not run.
+    """
+    if not asked or not is_pipelined(connection):
+        return [connection.execute(statement, parameters) for statement, parameters in asked]
+    later: list[Any] = [
+        connection.execute(statement, parameters, execution_options=_LATER)
+        for statement, parameters in asked[:-1]
+    ]
+    statement, parameters = asked[-1]
+    last = connection.execute(statement, parameters)
+    return [*(one.result() for one in later), last]
 
 
 @contextmanager
@@ -310,8 +474,17 @@ def _translation(error: sa.exc.DBAPIError, location: str) -> errors.Error:
     state = getattr(original, "sqlstate", None) or ""
     if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")) or state in _CONTENTION:
         return errors.Contention(text)
+    if name == "SQLITE_CONSTRAINT_TRIGGER" or state == MOVED_STATE:
+        return errors.DatabaseMoved(text.splitlines()[0])
+    if _NO_REPOSITORIES.search(text):
+        return errors.DatabaseMoved(
+            f"{location} has no repositories any more: it was retired by 'regmeta db copy', and the settings"
+            " name it still"
+        )
     if isinstance(error, sa.exc.IntegrityError):
         return errors.ConstraintViolated(text)
+    if state in _NOT_PERMITTED:
+        return errors.NotPermitted(f"{text.splitlines()[0]} ({_NOT_PERMITTED[state]})")
     # psycopg gives no state where no server answered: it is away, or starting again.
     unanswered = isinstance(error, sa.exc.OperationalError) and not name and not state
     if error.connection_invalidated or unanswered or state.startswith(("08", "57P")):
@@ -319,5 +492,16 @@ def _translation(error: sa.exc.DBAPIError, location: str) -> errors.Error:
     return errors.DatabaseUnavailable(text)
 
 
+# What who has a retired database open is told: on SQLite, on PostgreSQL.
+_NO_REPOSITORIES: Final = re.compile(
+    r"no such table: (main\.)?repositories\b|relation \"(\w+\.)?repositories\" does not exist"
+)
+
 # serialization failure, deadlock, lock not available, statement time-out
 _CONTENTION: Final = frozenset({"40001", "40P01", "55P03", "57014"})
+
+# insufficient privilege, transaction that may not write
+_NOT_PERMITTED: Final = {
+    "42501": "this role may not do that: see 'regmeta db roles'",
+    "25006": "this role may only read, or the server is a standby",
+}

@@ -140,6 +140,12 @@ class DatabaseUnavailable(Unavailable):
     """The database could not be reached or did not answer."""
 
 
+class NotPermitted(DatabaseUnavailable):
+    """The database's role may not do this, or the server takes no writes: it is about no image and no row."""
+
+    exit_code = 6
+
+
 # --- 6: refused -------------------------------------------------------------------------------
 
 
@@ -155,6 +161,10 @@ class Locked(Refused):
 
 class SchemaMismatch(Refused):
     """The database's schema is not the one that this release works with."""
+
+
+class DatabaseMoved(Refused):
+    """The rows of this database are being moved to another one, or were (``regmeta db copy``)."""
 
 
 class IdentityMismatch(Refused):

@@ -39,6 +39,11 @@ def reach(name: str) -> None:
         _handler(name)
 
 
+def is_armed() -> bool:
+    """Whether a test waits for points."""
+    return _handler is not None
+
+
 @contextmanager
 def armed(handler: Handler) -> Iterator[None]:
     """Call *handler* with the name of each point that any thread reaches while the block runs."""

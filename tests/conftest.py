@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from regmeta.app import Writing, initialise, open_for_writing
@@ -15,14 +16,20 @@ from regmeta.db import Database
 from regmeta.maintain.setup import make_identity
 from regmeta.settings import Settings
 from tests.builders import LayoutBuilder
+from tests.support.compiled import share_compiled
 from tests.support.consistency import assert_consistent
 from tests.support.postgres import Postgres, shared_postgres
 from tests.support.registry import open_parts, settings_of
+from tests.support.seaweed import Buckets, shared_buckets
 
 BACKENDS = ["sqlite", "postgresql"]
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    share_compiled()
+    # How long an example takes depends on what else the machine does.
+    hypothesis.settings.register_profile("regmeta", deadline=None)
+    hypothesis.settings.load_profile("regmeta")
     config.addinivalue_line(
         "markers", "inconsistent: leaves its registry damaged on purpose, so it is not checked afterwards"
     )
@@ -50,6 +57,16 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
         folder = folder.parent
     with shared_postgres(folder / "postgres") as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def buckets(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Buckets]:
+    """The one S3 server of this test run, shared by all workers."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    with shared_buckets(folder / "seaweed") as found:
+        yield found
 
 
 @pytest.fixture(scope="session")
@@ -81,9 +98,9 @@ def database_url(backend: str, request: pytest.FixtureRequest, tmp_path: Path) -
         yield f"sqlite:///{path}"
         return
     postgres: Postgres = request.getfixturevalue("postgres")
-    name = postgres.create()
+    name = postgres.lend()
     yield postgres.url(name)
-    postgres.drop(name)
+    postgres.give_back(name)
 
 
 @pytest.fixture

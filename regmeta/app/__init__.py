@@ -14,6 +14,7 @@ from regmeta.app.stores import open_store
 from regmeta.db import Database
 from regmeta.errors import Error, SchemaMismatch, StoreUnavailable, UsageError
 from regmeta.settings import Settings
+from regmeta.settings.postgresql import server_of
 from regmeta.store import BlobStore, durable
 
 if TYPE_CHECKING:
@@ -240,7 +241,7 @@ def migrations_folder() -> str:
 def _database(settings: Settings) -> Database:
     path = _sqlite_path(settings)
     if path is None:
-        return Database(settings.database)
+        return Database(settings.database, server=server_of(settings.postgresql))
     from regmeta.store.locks import FileLock
 
     if not path.is_file():

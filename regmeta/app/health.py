@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from datetime import UTC, datetime
 from functools import partial
 
 from regmeta import app, failpoints
+from regmeta.app import replicas
+from regmeta.app.stores import open_store, scratch_folder
 from regmeta.db import Database
 from regmeta.errors import Error
-from regmeta.maintain.doctor import engine, files, rows, software
+from regmeta.maintain.doctor import buckets, engine, files, rows, server, software
 from regmeta.maintain.doctor.check import Check, guarded, problem, warning
 from regmeta.settings import Settings
-from regmeta.store import BlobStore, database_files
-from regmeta.store.filesystem import FilesystemStore
+from regmeta.settings.object_store import is_bucket
+from regmeta.settings.postgresql import server_of
+from regmeta.store import database_files
 from regmeta.store.health import look_at, user_id
 from regmeta.store.locks import FileLock
 
@@ -23,6 +26,10 @@ LOCK_TIMEOUT_S = 1.0  # [s] of closing: a writer that stands still in its commit
 
 _FILES_ADVICE = "see 'ls -l' and the host's log"
 _STORE_ADVICE = "mount it, or correct 'store' in the settings"
+_SERVER_ADVICE = "see the server's log, and 'database' and '[postgresql]' in the settings"
+_BUCKET_ADVICE = (
+    "see the keys and the endpoint, and whether 'store' names the right bucket: docs/object-storage.md"
+)
 _ROWS_ADVICE = "see 'regmeta db check'; a copy is put in place by 'regmeta restore COPY --yes'"
 
 
@@ -36,7 +43,10 @@ def examine(settings: Settings, *, pages: bool = False) -> list[Check]:
     found += _failpoint()
     if path is not None:
         found += guarded("database file", _FILES_ADVICE, lambda: _database_files(str(path)))
-    found += guarded("store", _STORE_ADVICE, lambda: _store_files(settings.store))
+    if is_bucket(settings.store):
+        found += guarded("store", _BUCKET_ADVICE, lambda: _bucket(settings))
+    else:
+        found += guarded("store", _STORE_ADVICE, lambda: _store_files(settings.store))
     if path is not None and not path.is_file():
         return found
     advice = (
@@ -47,7 +57,7 @@ def examine(settings: Settings, *, pages: bool = False) -> list[Check]:
     )
     try:
         lock = None if path is None else FileLock(f"{path}.lock", LOCK_TIMEOUT_S)
-        database = Database(settings.database, file_lock=lock)
+        database = Database(settings.database, file_lock=lock, server=server_of(settings.postgresql))
     except Error as error:
         return [*found, problem("database", str(error), advice)]
     with closing(database):
@@ -102,6 +112,13 @@ def _store_files(path: str) -> Iterator[Check]:
     yield from files.check_same_file_system(look_at(os.path.join(path, "staging")) or facts, blobs)
 
 
+def _bucket(settings: Settings) -> Iterator[Check]:
+    scratch = scratch_folder(settings)
+    yield from buckets.check_scratch(scratch, look_at(scratch), user_id())
+    with closing(open_store(settings)) as store:
+        yield from buckets.check_bucket(store)
+
+
 def _database(settings: Settings, database: Database, advice: str, *, pages: bool) -> Iterator[Check]:
     reached = guarded("database", advice, lambda: engine.check_engine(database))
     yield from reached
@@ -114,6 +131,8 @@ def _database(settings: Settings, database: Database, advice: str, *, pages: boo
     yield from schema
     if any(check.level != "ok" for check in schema):
         return  # the tables are others
+    if not database.is_sqlite:
+        yield from _server(settings, database)
     yield from guarded("identity", _STORE_ADVICE, lambda: _identity(settings, database))
     for name, look in (
         ("collection", rows.check_hold),
@@ -127,7 +146,30 @@ def _database(settings: Settings, database: Database, advice: str, *, pages: boo
         yield from guarded(name, _ROWS_ADVICE, partial(look, database))
 
 
+def _server(settings: Settings, database: Database) -> Iterator[Check]:
+    pool = settings.postgresql.pool_size + settings.postgresql.pool_overflow
+    looks: list[tuple[str, Callable[[], Iterable[Check]]]] = [
+        ("extension", lambda: server.check_extension(database)),
+        ("rights", lambda: server.check_rights(database)),
+        ("connections", lambda: server.check_connections(database, pool)),
+        ("autovacuum", lambda: server.check_autovacuum(database)),
+        ("dead rows", lambda: server.check_dead_rows(database)),
+        ("old transactions", lambda: server.check_transactions(database)),
+        ("replication slots", lambda: server.check_slots(database)),
+        ("pooler", lambda: server.check_pooler(database, settings.postgresql.pooler)),
+    ]
+    if replicas.replica_url(settings):
+        looks.append(("replica", lambda: _replica(settings)))
+    for name, look in looks:
+        yield from guarded(name, _SERVER_ADVICE, look)
+
+
+def _replica(settings: Settings) -> Iterator[Check]:
+    with replicas.open_for_queries(settings):
+        pass  # it is of this registry, and of its schema
+    yield from server.check_replica(replicas.lag(settings))
+
+
 def _identity(settings: Settings, database: Database) -> list[Check]:
-    store: BlobStore = FilesystemStore(settings.store)
-    with closing(store):
+    with closing(open_store(settings)) as store:
         return list(rows.check_identity(database, store))

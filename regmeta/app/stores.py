@@ -8,6 +8,7 @@ from regmeta.errors import UsageError
 from regmeta.settings import Settings, duration
 from regmeta.settings.object_store import is_bucket
 from regmeta.store import BlobStore
+from regmeta.store.bucket_options import MIB, BucketOptions
 
 
 def open_store(settings: Settings) -> BlobStore:
@@ -23,7 +24,6 @@ def open_store(settings: Settings) -> BlobStore:
         return FilesystemStore(settings.store)
     try:
         from regmeta.store.bucket import BucketStore
-        from regmeta.store.s3 import MIB, BucketOptions
     except ImportError as error:
         raise UsageError(f"{settings.store}: {error}: pip install 'regmeta[s3]'") from error
     given = settings.object_store
@@ -39,7 +39,12 @@ def open_store(settings: Settings) -> BlobStore:
         conditional_put=given.conditional_put,
         checksums=given.checksums,
     )
-    return BucketStore(settings.store, given.scratch or str(Path(settings.home, "scratch")), options)
+    return BucketStore(settings.store, scratch_folder(settings), options)
+
+
+def scratch_folder(settings: Settings) -> str:
+    """Return where this machine keeps what a store in a bucket needs beside it."""
+    return settings.object_store.scratch or str(Path(settings.home, "scratch"))
 
 
 def make_store_folder(settings: Settings) -> None:

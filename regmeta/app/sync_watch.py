@@ -5,13 +5,15 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
-from datetime import datetime, timedelta
+from dataclasses import dataclass
+from datetime import timedelta
 from typing import Final
 
 from regmeta import db
 from regmeta.app import Writing, open_for_writing
 from regmeta.app.collecting import Stop
 from regmeta.app.syncing import chosen_policies, mirror_of, opened
+from regmeta.app.writers import may_live
 from regmeta.errors import Error, Locked, RemoteUnavailable, Unavailable, UsageError
 from regmeta.ingest.plan import Lifetimes
 from regmeta.maintain.recover import recover
@@ -19,14 +21,14 @@ from regmeta.settings import Settings
 from regmeta.sources.registry.stopping import Stopping
 from regmeta.sync.pipeline import is_ours
 from regmeta.sync.policy import Policy
-from regmeta.sync.records import Cause, LastRun, last_run, next_retry_at
+from regmeta.sync.records import Cause, LastRun, RunState, last_run, next_retry_at, run_state
 from regmeta.sync.run import SyncReport, run_policy
 from regmeta.threads import Threads
 
 HERE: Final = "the registry here"  # what messages call it
 LONGEST_WAIT_S: Final = 30.0  # what others note as due is seen after that
 SHORTEST_WAIT_S: Final = 1.0
-LONGEST_RUN_ELSEWHERE: Final = timedelta(hours=1)  # of a host that cannot be asked; not waited for longer
+STALLED_S: Final = 300.0  # [s] a run of a host that cannot be asked is not waited for if it does not get on
 
 
 def watched_policies(settings: Settings, names: Sequence[str] = ()) -> list[Policy]:
@@ -82,9 +84,12 @@ class _Watch:
         policies: Sequence[Policy],
         synced: Callable[[SyncReport], None],
         changed: Callable[[str], None],
+        clock_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings = settings
         self._policies = policies
+        self._clock_s = clock_s
+        self._elsewhere: dict[str, _Seen] = {}  # by policy; each has a thread of its own
         self._synced = synced
         self._changed = changed
         self._lock = threading.Lock()
@@ -158,7 +163,7 @@ class _Watch:
         with database.read() as connection:
             now = db.clock(connection)
         last = last_run(database, policy.name)
-        if last is not None and self._is_going_on(last, registry, now):
+        if last is not None and self._is_going_on(policy, last, registry):
             return "schedule", SHORTEST_WAIT_S * 5  # another process is at it
         wait = LONGEST_WAIT_S
         if policy.poll is not None:
@@ -182,13 +187,33 @@ class _Watch:
             return min(policy.backoff.after(max(1, self._in_vain.get(policy.name, 0))), poll)
         return timedelta(0)  # stopped or killed before its end: the rest is due
 
-    def _is_going_on(self, last: LastRun, registry: Writing, now: datetime) -> bool:
-        """Tell whether another process is at it. Two at once do no harm, they only ask twice."""
+    def _is_going_on(self, policy: Policy, last: LastRun, registry: Writing) -> bool:
+        """Tell whether another process is at it. Two at once do no harm, they only ask twice.
+
+        Of one on another host only rows tell, and its sign in the bucket. A machine may go without a word,
+        and a process may stand still: so it is waited for as long as its rows change, by our own clock.
+        """
         if last.ended_at is not None or last.owner == registry.writer.staging.owner:
             return False
+        if not may_live(registry.store, last.host, last.owner):
+            return False
         if last.host == registry.store.host:
-            return registry.store.staging_exists(last.owner)
-        return now - last.started_at < LONGEST_RUN_ELSEWHERE
+            return True
+        now_s = self._clock_s()
+        state = run_state(registry.database, last.id, last.owner)
+        seen = self._elsewhere.get(policy.name)
+        if seen is None or (seen.run_id, seen.state) != (last.id, state):
+            seen = self._elsewhere[policy.name] = _Seen(last.id, state, now_s)
+        return now_s - seen.since_s < STALLED_S
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What the run of another host had come to, and since when."""
+
+    run_id: int
+    state: RunState
+    since_s: float
 
 
 def _away(report: SyncReport) -> Error | None:

@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from uuid import UUID
 
 from regmeta.app import Writing, mirroring, open_for_writing
-from regmeta.errors import Error, UsageError, without_frames
+from regmeta.app.writers import may_live
+from regmeta.errors import Error, StoreUnavailable, UsageError, without_frames
 from regmeta.oci.names import Reference
 from regmeta.oci.remote_names import RemoteReference
 from regmeta.settings import Settings
@@ -166,8 +167,15 @@ def mirror_of(
 
 
 def _has_ended(store: BlobStore) -> Callable[[str, UUID], bool]:
-    """Return what tells of a process whether it has certainly gone: one of this host without a folder."""
-    return lambda host, owner: host == store.host and not store.staging_exists(owner)
+    """Return what tells of a process whether it has gone: it has no folder here, or no sign in the bucket."""
+
+    def has_ended(host: str, owner: UUID) -> bool:
+        try:
+            return not may_live(store, host, owner)
+        except StoreUnavailable:
+            return False
+
+    return has_ended
 
 
 @contextmanager

@@ -1,8 +1,8 @@
 """The command line: a file for each noun. A command parses, calls one use case and renders the answer.
 
 Data goes to stdout, talk goes to stderr. Exit codes are those of ``regmeta.errors``; 70 is a defect of
-regmeta itself and 130 means that the user interrupted. Commands import what they call when they are
-called, so that ``--help`` starts fast.
+regmeta itself, 130 means that the user interrupted and 143 that SIGTERM did. Commands import what they call
+when they are called, so that ``--help`` starts fast.
 """
 
 from __future__ import annotations

@@ -53,12 +53,12 @@ def ls(
       regmeta blob ls hello --larger 100MiB
       regmeta blob ls --unused
     """
-    from regmeta import app
+    from regmeta.app import replicas
     from regmeta.oci.names import repository_name
     from regmeta.query.lists.blobs import BlobFilter, blobs
 
     of = None if repository is None else repository_name(repository)
-    with app.open_for_reading(settings(ctx)) as registry:
+    with replicas.open_for_queries(settings(ctx)) as registry:
         where = BlobFilter(
             min_bytes=filters.size(larger),
             max_bytes=filters.size(smaller),
@@ -99,12 +99,12 @@ def show(
     Example:
       regmeta blob show sha256:...
     """
-    from regmeta import app
+    from regmeta.app import replicas
     from regmeta.oci.digest import Digest
     from regmeta.query.blobs import blob
 
     wanted = Digest.parse(digest)
-    with app.open_for_reading(settings(ctx)) as registry:
+    with replicas.open_for_queries(settings(ctx)) as registry:
         found = blob(registry.database, wanted)
     if as_json:
         render.json(found)
@@ -168,13 +168,13 @@ def users(
       regmeta blob users sha256:...
       regmeta blob users sha256:... --repositories
     """
-    from regmeta import app
+    from regmeta.app import replicas
     from regmeta.oci.digest import Digest
     from regmeta.query.blobs import blob_repositories, blob_users
 
     wanted = Digest.parse(digest)
     found: Any
-    with app.open_for_reading(settings(ctx)) as registry:
+    with replicas.open_for_queries(settings(ctx)) as registry:
         ask: Any = blob_repositories if repositories else blob_users
         found = ask(registry.database, wanted, after=after, limit=limit)
     columns = [Column("repository", lambda item: item)]
@@ -188,6 +188,35 @@ def users(
             Column("position", lambda item: item.position),
         ]
     show_list(found, columns, as_json=as_json, as_csv=as_csv, wide=wide)
+
+
+@app.command()
+def url(
+    ctx: typer.Context,
+    repository: Annotated[str, typer.Argument(help="Name of the repository.")],
+    digest: Whole,
+    lifetime: Annotated[
+        str, typer.Option("--for", help="How long it works: 90s, 15m, 12h; 7d at most.")
+    ] = "15m",
+) -> None:
+    """Show a URL at which anybody can read a blob's bytes for a while. For a store in a bucket.
+
+    Whoever has it needs no account. What is read there is to be compared with the digest.
+
+    \b
+    Example:
+      regmeta blob url hello sha256:... --for 1h
+    """
+    from regmeta import app
+    from regmeta.content.urls import signed_url
+    from regmeta.oci.digest import Digest
+    from regmeta.oci.names import repository_name
+    from regmeta.settings import duration
+
+    wanted, of = Digest.parse(digest), repository_name(repository)
+    lifetime_s = int(duration(lifetime).total_seconds())
+    with app.open_for_reading(settings(ctx), check_store=True) as registry:
+        typer.echo(signed_url(registry.database, registry.store, of, wanted, lifetime_s))
 
 
 @app.command()
@@ -206,10 +235,10 @@ def find(
       regmeta blob find 3f2a
       regmeta blob find sha512:3f2
     """
-    from regmeta import app
+    from regmeta.app import replicas
     from regmeta.query.graph.prefixes import digests
 
-    with app.open_for_reading(settings(ctx)) as registry:
+    with replicas.open_for_queries(settings(ctx)) as registry:
         found = digests(registry.database, prefix, limit=limit)
     columns = [
         Column("digest", lambda item: item.digest),
@@ -240,7 +269,7 @@ def dedup(
       regmeta blob dedup
       regmeta blob dedup --by repositories --limit 100 --csv
     """
-    from regmeta import app
+    from regmeta.app import replicas
     from regmeta.errors import UsageError
     from regmeta.query.graph import sharing
 
@@ -249,7 +278,7 @@ def dedup(
     if by not in ("saved", "repositories"):
         raise UsageError(f"--by {by}: saved or repositories")
     order: sharing.Order = "saved" if by == "saved" else "repositories"
-    with app.open_for_reading(settings(ctx)) as registry:
+    with replicas.open_for_queries(settings(ctx)) as registry:
         found = sharing.dedup(registry.database, order=order, limit=limit)
     if as_json:
         render.json(found)

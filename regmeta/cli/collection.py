@@ -213,6 +213,8 @@ def sweep(
 ) -> None:
     """Look for objects that no row knows, and have them deleted by a later 'regmeta gc run'.
 
+    In a bucket, uploads that nobody will finish any more are given up as well.
+
     \b
     Example:
       regmeta gc sweep
@@ -230,6 +232,8 @@ def sweep(
         f" {found.buried} to be deleted, {found.too_young} left alone since they are young"
         + (f", {found.kept} since they may heal a damaged blob" if found.kept else "")
     )
+    if found.aborted_uploads:
+        render.say(f"{render.count(found.aborted_uploads, 'unfinished upload')} given up")
 
 
 @app.command()

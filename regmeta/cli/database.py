@@ -1,4 +1,4 @@
-"""``regmeta db``: the schema."""
+"""``regmeta db``: the schema, and who may do what with it."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ import typer
 
 from regmeta.cli import render
 from regmeta.cli.context import Json, settings
+from regmeta.cli.copying import copy
 from regmeta.errors import FINDINGS
 
 app = typer.Typer(help="The database's schema.", no_args_is_help=True, rich_markup_mode=None)
+app.command()(copy)
 
 Revision = Annotated[str, typer.Argument(help="A revision; see 'regmeta db history'.")]
 
@@ -117,3 +119,39 @@ def check(ctx: typer.Context, as_json: Json = False) -> None:
     if found:
         raise typer.Exit(FINDINGS)
     render.say("the schema is as expected")
+
+
+@app.command()
+def roles(
+    ctx: typer.Context,
+    migrate: Annotated[str, typer.Option(help="Who owns the schema and changes it: 'init', 'db upgrade'.")],
+    runtime: Annotated[str, typer.Option(help="Who reads and writes rows: all other commands.")],
+    read: Annotated[str, typer.Option(help="Who only reads.")],
+    apply: Annotated[
+        bool, typer.Option("--apply", help="Run the statements, all or nothing, instead of writing them.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Write the SQL that gives three roles of PostgreSQL their rights; --apply runs it. May be repeated.
+
+    Roles that are missing are made, without a password. Run it before 'regmeta init', once more behind it,
+    and after rights were changed by hand. It needs who may make roles and owns the database.
+
+    \b
+    Examples:
+      regmeta db roles --migrate rm_migrate --runtime rm_runtime --read rm_read
+      regmeta db roles --migrate rm_migrate --runtime rm_runtime --read rm_read --apply
+    """
+    from regmeta import app
+    from regmeta.maintain.roles import Roles, apply_roles, role_statements
+
+    wanted = Roles(migrate, runtime, read)
+    with app.open_database(settings(ctx)) as database:
+        statements = (apply_roles if apply else role_statements)(database, wanted)
+        if as_json:
+            render.json({"applied": apply, "statements": statements})
+        elif not apply:
+            for line in ("BEGIN", *statements, "COMMIT"):
+                typer.echo(f"{line};")
+        if apply:
+            render.say(f"{database.location}: {render.count(len(statements), 'statement')} run")

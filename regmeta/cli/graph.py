@@ -58,7 +58,7 @@ def referrers(
       regmeta referrers hello:1.0 --type application/spdx+json
       regmeta referrers hello:1.0 --tree
     """
-    from regmeta import app
+    from regmeta.app import replicas
     from regmeta.errors import UsageError
     from regmeta.oci.names import Reference
     from regmeta.query import catalog
@@ -68,7 +68,7 @@ def referrers(
     if tree and (artifact_type or after or total or as_csv):
         raise UsageError("--tree shows all referrers: it goes with --limit, --json and --wide only")
     wanted = Reference.parse(reference)
-    with app.open_for_reading(settings(ctx)) as registry:
+    with replicas.open_for_queries(settings(ctx)) as registry:
         database = registry.database
         subject = wanted.digest or catalog.resolve(database, wanted)
         if tree:
@@ -144,12 +144,12 @@ def bases(
       regmeta bases hello:1.0
       regmeta bases hello:1.0 --platform linux/arm64
     """
-    from regmeta import app
+    from regmeta.app import replicas
     from regmeta.oci.names import Reference
     from regmeta.query.graph.lineage import bases as bases_of
 
     wanted = Reference.parse(reference)
-    with app.open_for_reading(settings(ctx)) as registry:
+    with replicas.open_for_queries(settings(ctx)) as registry:
         found = bases_of(registry.database, wanted, platform=platform, after=after, limit=limit)
     show(found, _kin(), as_json=as_json, as_csv=as_csv, wide=wide)
 
@@ -177,13 +177,13 @@ def derived(
       regmeta derived base/debian:13
       regmeta derived base/debian:13 --same
     """
-    from regmeta import app
+    from regmeta.app import replicas
     from regmeta.oci.names import Reference
     from regmeta.query.graph import lineage
 
     wanted = Reference.parse(reference)
     ask = lineage.same_layers if same else lineage.derived
-    with app.open_for_reading(settings(ctx)) as registry:
+    with replicas.open_for_queries(settings(ctx)) as registry:
         found = ask(registry.database, wanted, platform=platform, after=after, limit=limit)
     show(found, _kin(), as_json=as_json, as_csv=as_csv, wide=wide)
 
@@ -235,12 +235,12 @@ def children(
     Example:
       regmeta manifest children hello:1.0
     """
-    from regmeta import app
+    from regmeta.app import replicas
     from regmeta.oci.names import Reference
     from regmeta.query.graph.members import children as children_of
 
     wanted = Reference.parse(reference)
-    with app.open_for_reading(settings(ctx)) as registry:
+    with replicas.open_for_queries(settings(ctx)) as registry:
         found = children_of(registry.database, wanted, after=after, limit=limit, total=total)
     columns = [
         Column("position", lambda item: item.position),
@@ -270,13 +270,13 @@ def parents(
     Example:
       regmeta manifest parents hello@sha256:...
     """
-    from regmeta import app
+    from regmeta.app import replicas
     from regmeta.oci.names import Reference
     from regmeta.query import catalog
     from regmeta.query.graph.members import parents as parents_of
 
     wanted = Reference.parse(reference)
-    with app.open_for_reading(settings(ctx)) as registry:
+    with replicas.open_for_queries(settings(ctx)) as registry:
         digest = wanted.digest or catalog.resolve(registry.database, wanted)
         found = parents_of(registry.database, wanted.repository, digest, after=after, limit=limit)
     columns = [

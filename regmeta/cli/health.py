@@ -55,17 +55,35 @@ def _show(checks: Sequence[Check]) -> None:
             typer.echo(render.printable(f"{check.name}: {check.advice}"))
 
 
-def recover(ctx: typer.Context, as_json: Json = False) -> None:
+def recover(
+    ctx: typer.Context,
+    host_gone: Annotated[
+        str,
+        typer.Option(
+            "--host-gone",
+            metavar="HOST",
+            help="This machine has gone for good: end what its processes left, now and not when it expires.",
+        ),
+    ] = "",
+    as_json: Json = False,
+) -> None:
     """Clear up after processes that have ended, and write the snapshots that are behind.
 
-    Every command that writes does the same before its own work. Run again, it finds nothing to do.
+    Every command that writes does the same before its own work. Run again, it finds nothing to do. Whether
+    the processes of other hosts live cannot be known: what they reserved expires after an hour. Say
+    --host-gone only of a machine that will not come back.
 
     \b
     Examples:
       regmeta recover
+      regmeta recover --host-gone worker-3
       regmeta recover --json
     """
     from regmeta import app
+
+    if host_gone:
+        _host_gone(ctx, host_gone, as_json)
+        return
 
     with app.open_for_writing(settings(ctx)) as registry:
         done = registry.recovered
@@ -77,5 +95,22 @@ def recover(ctx: typer.Context, as_json: Json = False) -> None:
             ("staging folders removed", done.stagings_removed),
             ("intents taken back", done.intents_taken_back),
             ("snapshots written", done.snapshots_written),
+        ]
+    )
+
+
+def _host_gone(ctx: typer.Context, host: str, as_json: bool) -> None:
+    from regmeta.app import hosts
+
+    done = hosts.host_gone(settings(ctx), host)
+    if as_json:
+        render.json(done)
+        return
+    render.fields(
+        [
+            ("hosts", ", ".join(done.hosts)),
+            ("intents taken back", done.intents_taken_back),
+            ("runs ended", done.runs_ended),
+            ("signs removed", done.signs_removed),
         ]
     )

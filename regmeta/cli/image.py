@@ -74,13 +74,13 @@ def tree(ctx: typer.Context, reference: Named, at: At = None, as_json: Json = Fa
     Example:
       regmeta image tree hello:1.0
     """
-    from regmeta import app
+    from regmeta.app import replicas
     from regmeta.oci.names import Reference
     from regmeta.query import tree
 
     wanted = Reference.parse(reference)
     when = moments.parse(at)
-    with app.open_for_reading(settings(ctx)) as registry:
+    with replicas.open_for_queries(settings(ctx)) as registry:
         found = tree.image(registry.database, wanted, moments.resolved(registry.database, when))
     if as_json:
         render.json(found)
@@ -139,13 +139,13 @@ def layers(
       regmeta image layers hello:1.0 --platform linux/amd64
       regmeta image layers hello:1.0 --platform linux/amd64 --csv
     """
-    from regmeta import app
+    from regmeta.app import replicas
     from regmeta.oci.names import Reference
     from regmeta.query.images import layers as images
 
     wanted, of = Reference.parse(reference), _platform(platform)
     when = moments.parse(at)
-    with app.open_for_reading(settings(ctx)) as registry:
+    with replicas.open_for_queries(settings(ctx)) as registry:
         moment = moments.resolved(registry.database, when)
         found = images.layers(registry.database, wanted, platform=of, at=moment)
     if as_json and not as_csv:

@@ -100,7 +100,7 @@ def ls(
       regmeta manifest ls --larger 1GiB --sort size --desc
       regmeta manifest ls hello --deleted
     """
-    from regmeta import app
+    from regmeta.app import replicas
     from regmeta.oci.digest import Digest
     from regmeta.oci.names import repository_name
     from regmeta.query.lists.manifests import ManifestFilter, manifests
@@ -138,7 +138,7 @@ def ls(
         _list_deleted(ctx, repository, after, limit, as_json)
         return
     of = None if repository is None else repository_name(repository)
-    with app.open_for_reading(settings(ctx)) as registry:
+    with replicas.open_for_queries(settings(ctx)) as registry:
         where = ManifestFilter(
             kind=cast("ManifestKind | None", kind),
             subject=None if subject is None else Digest.parse(subject),
@@ -177,7 +177,7 @@ def ls(
 def _list_deleted(
     ctx: typer.Context, repository: str | None, after: str | None, limit: int, as_json: bool
 ) -> None:
-    from regmeta import app
+    from regmeta.app import replicas
     from regmeta.errors import UsageError
     from regmeta.oci.names import repository_name
     from regmeta.query.deleted import deleted_manifests
@@ -186,7 +186,7 @@ def _list_deleted(
         raise UsageError("--deleted: name the repository")
     if after is not None and not (after.isascii() and after.isdigit() and len(after) < 19):
         raise UsageError(f"--after {after[:80]!r}: with --deleted give the id of a manifest")
-    with app.open_for_reading(settings(ctx)) as registry:
+    with replicas.open_for_queries(settings(ctx)) as registry:
         name, behind = repository_name(repository), int(after or 0)
         found = deleted_manifests(registry.database, name, after=behind, limit=limit)
     if as_json:
@@ -294,13 +294,13 @@ def show(
       regmeta manifest show hello:1.0
       regmeta manifest show hello:1.0 --raw | sha256sum
     """
-    from regmeta import app
+    from regmeta.app import replicas
     from regmeta.oci.names import Reference
     from regmeta.query import tree
 
     wanted = Reference.parse(reference)
     when = moments.parse(at)
-    with app.open_for_reading(settings(ctx)) as registry:
+    with replicas.open_for_queries(settings(ctx)) as registry:
         moment = moments.resolved(registry.database, when)
         if raw:
             typer.echo(tree.content(registry.database, wanted, moment), nl=False)

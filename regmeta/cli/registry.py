@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import typer
 
 from regmeta.cli import render
 from regmeta.cli.context import Json, settings
+
+if TYPE_CHECKING:
+    from regmeta.app.replicas import ReplicaStatus
 
 
 def init(ctx: typer.Context) -> None:
@@ -35,12 +40,15 @@ def status(ctx: typer.Context, as_json: Json = False) -> None:
       regmeta status --json
     """
     from regmeta import app
+    from regmeta.app import replicas
     from regmeta.query.status import status as ask
 
-    with app.open_for_reading(settings(ctx)) as registry:
+    chosen = settings(ctx)
+    with app.open_for_reading(chosen) as registry:
         found = ask(registry.database, registry.store.location)
+    replica = replicas.replica_status(chosen)
     if as_json:
-        render.json(found)
+        render.json(found if replica is None else {**render.plain(found), "replica": replica})
         return
     ingests = [
         f"{render.count(item.keys, 'key')} of {item.owner} on {item.host} since {render.moment(item.since)}"
@@ -69,5 +77,17 @@ def status(ctx: typer.Context, as_json: Json = False) -> None:
             ),
             ("events", found.events),
             ("last commit", found.last_commit_at),
+            *([] if replica is None else [("replica", _behind(replica))]),
         ]
     )
+
+
+def _behind(replica: ReplicaStatus) -> str:
+    lag = replica.lag
+    if lag is None:
+        return f"unknown: {replica.error}"
+    if not lag.missing_bytes:
+        return f"{replica.location} shows all"
+    since = "" if lag.behind_s is None else f" and {lag.behind_s:.0f} s"
+    paused = " (paused)" if lag.is_paused else ""
+    return f"{replica.location} is {render.size(lag.missing_bytes)}{since} behind{paused}"

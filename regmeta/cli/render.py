@@ -12,6 +12,7 @@ from uuid import UUID
 
 import typer
 
+from regmeta.cli import logs
 from regmeta.oci.digest import Digest
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
@@ -115,6 +116,9 @@ def count(number: int, noun: str, plural: str | None = None) -> str:
 
 def say(message: str) -> None:
     """Talk to the person, on stderr."""
+    if logs.is_json():
+        logs.say(message)
+        return
     typer.echo(printable(message), err=True)
 
 

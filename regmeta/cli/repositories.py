@@ -72,7 +72,7 @@ def ls(
       regmeta repo ls --name 'team/*' --updated-after 7d --total
       regmeta repo ls --deleted
     """
-    from regmeta import app
+    from regmeta.app import replicas
     from regmeta.query.lists.repositories import RepositoryFilter, repositories
 
     said: dict[str, Any] = {"name": name, "contains": contains, "under": under, "has_tag": has_tag}
@@ -84,7 +84,7 @@ def ls(
         filters.refuse_with("--deleted", {**said, **times, **others})
         _list_deleted(ctx, after or "", limit, as_json)
         return
-    with app.open_for_reading(settings(ctx)) as registry:
+    with replicas.open_for_queries(settings(ctx)) as registry:
         between: dict[str, Any] = {
             field: filters.time(registry.database, text) for field, text in times.items()
         }
@@ -112,10 +112,10 @@ def ls(
 
 
 def _list_deleted(ctx: typer.Context, after: str, limit: int, as_json: bool) -> None:
-    from regmeta import app
+    from regmeta.app import replicas
     from regmeta.query.deleted import deleted_repositories
 
-    with app.open_for_reading(settings(ctx)) as registry:
+    with replicas.open_for_queries(settings(ctx)) as registry:
         found = deleted_repositories(registry.database, after=after, limit=limit)
     if as_json:
         render.json(found)
@@ -148,11 +148,11 @@ def show(
     Example:
       regmeta repo show hello
     """
-    from regmeta import app
+    from regmeta.app import replicas
     from regmeta.oci.names import repository_name
     from regmeta.query import catalog
 
-    with app.open_for_reading(settings(ctx)) as registry:
+    with replicas.open_for_queries(settings(ctx)) as registry:
         found = catalog.repository(registry.database, repository_name(repository))
     if as_json:
         render.json(found)

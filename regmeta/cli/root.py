@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 import sys
+import time
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
+from regmeta import tracing
 from regmeta.cli import (
     backups,
     blobs,
@@ -19,15 +20,20 @@ from regmeta.cli import (
     health,
     image,
     images,
+    logs,
     manifests,
+    metrics,
+    probing,
     rebuilding,
     registry,
     repairing,
     repositories,
     retention,
+    running,
     search,
     sql,
     stats,
+    stores,
     sync,
     tags,
     usage,
@@ -37,24 +43,26 @@ from regmeta.cli.context import Options
 from regmeta.cli.interrupts import Interrupts
 from regmeta.errors import Error
 
-DEFECT = 70
-INTERRUPTED = 130
-
 
 class Program(TyperGroup):
     """Turns what is raised into one line on stderr and an exit code."""
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command."""
+        began_s = time.monotonic()
+        with tracing.bound(**running.words(ctx)):
+            return self._invoke(ctx, began_s)
+
+    def _invoke(self, ctx: Any, began_s: float) -> Any:
         interrupts = Interrupts()
         try:
-            with interrupts:
+            with interrupts, running.running(ctx.params, interrupts, began_s):
                 return super().invoke(ctx)
         except Error as error:
-            _say(ctx, f"regmeta: {error}")
+            _say(ctx, f"regmeta: {error}", error.exit_code)
             raise typer.Exit(error.exit_code) from error
         except KeyboardInterrupt as error:
-            raise _interrupted(ctx) from error
+            raise _interrupted(ctx, interrupts) from error
         except BrokenPipeError:
             # Whoever read our output has enough; nothing more can be written there.
             sys.stdout = None
@@ -65,31 +73,37 @@ class Program(TyperGroup):
             if _is_usage(error):
                 raise
             if interrupts.were_seen:
-                raise _interrupted(ctx) from error
+                raise _interrupted(ctx, interrupts) from error
             if isinstance(error, UnicodeEncodeError) and not " ".join(sys.argv).isprintable():
-                _say(ctx, f"regmeta: an argument is not UTF-8: {' '.join(sys.argv[1:])}")
+                _say(ctx, f"regmeta: an argument is not UTF-8: {' '.join(sys.argv[1:])}", 2)
                 raise typer.Exit(2) from error
-            _say(ctx, f"regmeta: internal error: {type(error).__name__}: {error} (--debug shows where)")
-            raise typer.Exit(DEFECT) from error
+            message = f"regmeta: internal error: {type(error).__name__}: {error} (--debug shows where)"
+            _say(ctx, message, running.DEFECT)
+            raise typer.Exit(running.DEFECT) from error
 
 
 def _is_usage(error: Exception) -> bool:
     return hasattr(error, "exit_code") and hasattr(error, "format_message")
 
 
-def _interrupted(ctx: Any) -> typer.Exit:
-    _say(ctx, "regmeta: interrupted; what was reported as done is done, run it again for the rest")
-    return typer.Exit(INTERRUPTED)
+def _interrupted(ctx: Any, interrupts: Interrupts) -> typer.Exit:
+    message = "regmeta: interrupted; what was reported as done is done, run it again for the rest"
+    _say(ctx, message, interrupts.exit_code)
+    return typer.Exit(interrupts.exit_code)
 
 
-def _say(ctx: Any, message: str) -> None:
+def _say(ctx: Any, message: str, exit_code: int) -> None:
     from regmeta.cli.render import printable
 
-    if isinstance(ctx.obj, Options) and ctx.obj.debug:
+    is_debugging = isinstance(ctx.obj, Options) and ctx.obj.debug
+    if logs.is_json():
+        logs.fail(message, exit_code, with_traceback=is_debugging)
+        return
+    if is_debugging:
         import traceback
 
-        traceback.print_exc()
-    typer.echo(printable(message), err=True)
+        typer.echo(logs.redacted(traceback.format_exc()), err=True, nl=False)
+    typer.echo(printable(logs.redacted(message)), err=True)
 
 
 app = typer.Typer(
@@ -105,6 +119,8 @@ app.command("import")(images.import_)
 app.command("export")(images.export)
 app.command("status")(registry.status)
 app.command("doctor")(health.doctor)
+app.command("health")(probing.health)
+app.command("metrics")(metrics.metrics)
 app.command("recover")(health.recover)
 app.command("verify", cls=verification.VerifyCommand)(verification.verify)
 app.command("repair", cls=verification.VerifyCommand)(repairing.repair)
@@ -123,6 +139,7 @@ app.add_typer(blobs.app, name="blob")
 app.add_typer(image.app, name="image")
 app.add_typer(usage.app, name="usage")
 app.add_typer(stats.app, name="stats")
+app.add_typer(stores.app, name="store")
 app.add_typer(events.app, name="events")
 app.add_typer(collection.app, name="gc")
 app.add_typer(retention.app, name="retention")
@@ -150,6 +167,12 @@ def root(
     ] = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say more on stderr.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")] = False,
+    log_format: running.LogFormat = logs.Format.text,
+    log_level: running.LogLevel = None,
+    request_id: running.RequestId = None,
+    metrics_file: running.MetricsFile = None,
+    metrics_listen: running.MetricsListen = None,
+    otel: running.Otel = False,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
     ] = False,
@@ -158,10 +181,4 @@ def root(
 
     Images go in as OCI layouts; their bytes and their rows commit together.
     """
-    logging.basicConfig(
-        stream=sys.stderr, format="regmeta: %(message)s", level=logging.DEBUG if debug else logging.WARNING
-    )
-    logging.getLogger("stamina").setLevel(logging.WARNING if verbose or debug else logging.ERROR)
-    if verbose:
-        logging.getLogger("regmeta").setLevel(logging.INFO)
     ctx.obj = Options(home, config, verbose, debug)

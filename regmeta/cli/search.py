@@ -62,14 +62,14 @@ def search(
       regmeta search sha256:ab12
       regmeta search web server --kind texts
     """
-    from regmeta import app
+    from regmeta.app import replicas
     from regmeta.errors import UsageError
     from regmeta.query import search as query
 
     kinds = tuple(kind or query.KINDS)
     if as_csv and len(kinds) != 1:
         raise UsageError("--csv: the kinds have different columns, name one of them with --kind")
-    with app.open_for_reading(settings(ctx)) as registry:
+    with replicas.open_for_queries(settings(ctx)) as registry:
         found = query.search(registry.database, " ".join(text), limit=limit, kinds=kinds)  # type: ignore[arg-type]
     if as_json and not as_csv:
         render.json(found)

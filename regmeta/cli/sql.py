@@ -36,14 +36,14 @@ def sql(
       regmeta sql --csv "SELECT * FROM v_usage"
       regmeta sql
     """
-    from regmeta import app
+    from regmeta.app import replicas
     from regmeta.errors import UsageError
     from regmeta.query import sql as query
 
     if as_json and as_csv:
         raise UsageError("--json and --csv: use one of them")
 
-    with app.open_for_reading(settings(ctx)) as registry:
+    with replicas.open_for_queries(settings(ctx)) as registry:
 
         def answer(text: str) -> None:
             found = query.run(registry.database, text, limit=limit, timeout_s=timeout)

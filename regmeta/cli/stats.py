@@ -42,13 +42,13 @@ def show(
       regmeta stats team/app
       regmeta stats team/app:1.0 --days 90
     """
-    from regmeta import app
+    from regmeta.app import replicas
     from regmeta.oci.names import Reference
     from regmeta.query.statistics import favorites, pulls
 
     wanted = Reference.parse(reference)
     is_whole = wanted.tag is None and wanted.digest is None
-    with app.open_for_reading(settings(ctx)) as registry:
+    with replicas.open_for_queries(settings(ctx)) as registry:
         found = pulls.pulls(registry.database, wanted, days=days)
         counts = favorites.favorite_counts(registry.database, wanted.repository)
         pushers = pulls.pushers(registry.database, wanted.repository) if is_whole else ()
@@ -98,10 +98,10 @@ def top(
       regmeta stats top
       regmeta stats top --images --days 7
     """
-    from regmeta import app
+    from regmeta.app import replicas
     from regmeta.query.statistics import pulls
 
-    with app.open_for_reading(settings(ctx)) as registry:
+    with replicas.open_for_queries(settings(ctx)) as registry:
         ask = pulls.top_images if images else pulls.top_repositories
         found = ask(registry.database, days=days, limit=limit)
     columns = [listing.Column("repository", lambda each: each.repository)]
@@ -176,10 +176,10 @@ def favorites(
     Example:
       regmeta stats favorites --user ann
     """
-    from regmeta import app
+    from regmeta.app import replicas
     from regmeta.query.statistics import favorites as of_users
 
-    with app.open_for_reading(settings(ctx)) as registry:
+    with replicas.open_for_queries(settings(ctx)) as registry:
         found = of_users.favorites(registry.database, user, after=after, limit=limit)
     columns = [
         listing.Column("repository", lambda each: each.repository),

@@ -74,7 +74,7 @@ def ls(
       regmeta tag ls --label org.opencontainers.image.vendor=ACME --arch arm64 --unsigned
       regmeta tag ls hello --at 2h
     """
-    from regmeta import app
+    from regmeta.app import replicas
     from regmeta.oci.names import repository_name
     from regmeta.query.lists.tags import TagFilter, tags
 
@@ -98,7 +98,7 @@ def ls(
         "pulled_before": pulled_before,
     }
     of = None if repository is None else repository_name(repository)
-    with app.open_for_reading(settings(ctx)) as registry:
+    with replicas.open_for_queries(settings(ctx)) as registry:
         where = TagFilter(
             name=name,
             contains=contains,
@@ -145,12 +145,12 @@ def show(ctx: typer.Context, reference: Tagged, at: At = None, as_json: Json = F
       regmeta tag show hello:1.0
       regmeta tag show hello:1.0 --at 2026-11-24T08:00:00Z
     """
-    from regmeta import app
+    from regmeta.app import replicas
     from regmeta.query import catalog
 
     repository, tag = _parse(reference)
     when = moments.parse(at)
-    with app.open_for_reading(settings(ctx)) as registry:
+    with replicas.open_for_queries(settings(ctx)) as registry:
         found = catalog.tag(registry.database, repository, tag, moments.resolved(registry.database, when))
     if as_json:
         render.json(found)
@@ -233,7 +233,7 @@ def history(
       regmeta tag history hello:1.0
       regmeta tag history hello --limit 20
     """
-    from regmeta import app
+    from regmeta.app import replicas
     from regmeta.app.writers import lifetimes_of
     from regmeta.oci.names import Reference
     from regmeta.query import history as past
@@ -241,7 +241,7 @@ def history(
     wanted = Reference.parse(reference)
     chosen = settings(ctx)
     if wanted.tag is None and wanted.digest is None:
-        with app.open_for_reading(chosen) as registry:
+        with replicas.open_for_queries(chosen) as registry:
             changes = past.changes(registry.database, wanted.repository, after=after, limit=limit)
         if as_json:
             render.json(changes)
@@ -254,7 +254,7 @@ def history(
         return
     repository, tag = _parse(reference)
     window = lifetimes_of(chosen).history
-    with app.open_for_reading(chosen) as registry:
+    with replicas.open_for_queries(chosen) as registry:
         values = past.values_of(registry.database, repository, tag, window, after=after, limit=limit)
     if as_json:
         render.json(values)

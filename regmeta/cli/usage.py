@@ -58,7 +58,7 @@ def show(
       regmeta usage team --now
       regmeta usage --depth 1
     """
-    from regmeta import app
+    from regmeta.app import replicas
     from regmeta.errors import UsageError
     from regmeta.query.results import Page
     from regmeta.query.statistics import usage as statistics
@@ -66,7 +66,7 @@ def show(
     if after is not None and (now or depth is not None):
         raise UsageError("--after: of samples only; leave --now and --depth out")
     name = _name(prefix)
-    with app.open_for_reading(settings(ctx)) as registry:
+    with replicas.open_for_queries(settings(ctx)) as registry:
         page: Page[Usage] = Page((), None)
         if not now and depth is None:
             page = statistics.sampled_usage(registry.database, name, after=after, limit=limit)
@@ -94,11 +94,11 @@ def growth(
       regmeta usage growth
       regmeta usage growth team --days 90
     """
-    from regmeta import app
+    from regmeta.app import replicas
     from regmeta.query.statistics.growth import growth as growth_of
 
     name = _name(prefix)
-    with app.open_for_reading(settings(ctx)) as registry:
+    with replicas.open_for_queries(settings(ctx)) as registry:
         found = growth_of(registry.database, name, days=days)
     pictures = dict(zip(found, bars.bars([point.unique_bytes for point in found]), strict=True))
     columns = [

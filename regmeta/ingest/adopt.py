@@ -22,6 +22,7 @@ from regmeta.ingest.immutable import Lock, add_locks
 from regmeta.ingest.plan import CommitResult
 from regmeta.ingest.reserve import chunks
 from regmeta.ingest.statements import Change, queue_manifests
+from regmeta.ingest.store_moves import require_store
 from regmeta.models import (
     Blob,
     IndexMember,
@@ -37,7 +38,11 @@ from regmeta.models import (
 from regmeta.models.base import UtcTime
 from regmeta.oci.digest import Digest
 
-_LOCK: Final = sa.select(StoreIdentity.hold_reason).where(StoreIdentity.id == 1).with_for_update()
+_LOCK: Final = (
+    sa.select(StoreIdentity.hold_reason, StoreIdentity.store_id)
+    .where(StoreIdentity.id == 1)
+    .with_for_update()
+)
 # One statement, so of one moment: a key that goes from an intent to a blob meanwhile is seen in one of them.
 _NAMED: Final = sa.union_all(
     *(
@@ -81,13 +86,23 @@ class RepositoryRow:
     locks: Sequence[Lock] = ()  # those to add
 
 
-def lock_adoption(connection: Connection) -> str | None:
+def lock_adoption(connection: Connection, store_id: UUID | None = None) -> str | None:
     """Lock what decides whether an unnamed object is adopted or given up; return the hold on collection.
+
+    *store_id* is that of the store in which objects to be adopted are.
 
     Take it before any other lock of the transaction. Released by its end. On SQLite the transaction itself
     is that lock.
+
+    Raises:
+        IdentityMismatch, Locked: see :func:`regmeta.ingest.store_moves.require_store`.
     """
-    return connection.execute(_LOCK).scalar_one_or_none()
+    row = connection.execute(_LOCK).one_or_none()
+    if row is None:
+        return None
+    require_store(store_id, row.store_id, row.hold_reason)
+    hold: str | None = row.hold_reason
+    return hold
 
 
 def named_keys(connection: Connection, keys: Collection[str]) -> set[str]:

@@ -8,7 +8,7 @@ committed before the transaction did.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
@@ -22,19 +22,21 @@ from regmeta.errors import LostReservation
 from regmeta.ingest import rows, searchable
 from regmeta.ingest.adopt import check_unnamed, lock_adoption
 from regmeta.ingest.immutable import TagTerms
-from regmeta.ingest.inserting import insert_ignoring
+from regmeta.ingest.inserting import Conflict, many
 from regmeta.ingest.plan import CommitResult, Lifetimes, PlannedImage, PlannedManifest, TagChange
 from regmeta.ingest.reserve import bury, chunks
 from regmeta.ingest.revive import revive
 from regmeta.ingest.statements import (
     Change,
+    ask_one_effect,
+    check_one_effect,
     lock_repositories,
-    one_effect,
     queue_manifests,
     record_events,
     record_result,
 )
-from regmeta.ingest.tag_moves import move_tags
+from regmeta.ingest.store_moves import of_store
+from regmeta.ingest.tag_moves import Known, Question, move_tags
 from regmeta.models import (
     Blob,
     IndexMember,
@@ -62,6 +64,7 @@ class CommitPlan:
     adopted: Mapping[Digest, str] = field(default_factory=dict)  # objects that no row names; no intents
     lost: Mapping[Digest, str] = field(default_factory=dict)  # keys without objects: the rows are damaged
     healing: Mapping[Digest, int] = field(default_factory=dict)  # sizes; only for rows that are damaged
+    store_id: UUID | None = None  # where the objects are; see ``store_moves``
 
 
 @dataclass(slots=True)
@@ -71,6 +74,9 @@ class _Context:
     connection: Connection
     plan: CommitPlan
     change: Change
+    needed: dict[Digest, int] = field(default_factory=dict)  # sizes [bytes] of all blobs of the images
+    kept: set[str] = field(default_factory=set)  # my keys whose intents were there
+    found: dict[Digest, Any] = field(default_factory=dict)  # rows of blobs, locked
     blob_ids: dict[Digest, int] = field(default_factory=dict)
     new_blobs: int = 0
     new_manifests: int = 0
@@ -93,26 +99,26 @@ def commit(connection: Connection, plan: CommitPlan) -> CommitResult:
         ImmutableTag: tags may not be moved; nothing has happened.
     """
     if plan.adopted:
-        lock_adoption(connection)
+        lock_adoption(connection, plan.store_id)
     by_repository: dict[str, list[PlannedImage]] = {}
     for image in plan.images:
         by_repository.setdefault(image.request.repository, []).append(image)
-    ids, revived = lock_repositories(connection, by_repository)
-    context = _Context(connection, plan, Change(db.stamp(connection), plan.actor, plan.ingest_id))
-    one_effect(connection, context.change, plan.source)
+    locked = lock_repositories(connection, by_repository)
+    context = _Context(connection, plan, Change(locked.stamp, plan.actor, plan.ingest_id))
+    _take_effect(context)
     _fence(context)
     _blobs(context)
-    for name, repository_id in sorted(ids.items(), key=lambda item: item[1]):
+    for name, repository_id in sorted(locked.ids.items(), key=lambda item: item[1]):
         _repository(context, repository_id, name, by_repository[name])
     # Another transaction with the same texts waits for the end of this one: so all at once, and last.
     searchable.add_tags(connection, [tag.tag for tag in context.tags_changed])
     searchable.add_labels(connection, context.labels)
     result = CommitResult(
-        tuple(sorted((number, name) for name, number in ids.items())),
+        tuple(sorted((number, name) for name, number in locked.ids.items())),
         context.new_manifests,
         context.new_blobs,
         tuple(context.tags_changed),
-        tuple(sorted(revived)),
+        tuple(sorted(locked.revived)),
     )
     events = [context.change.event("repository.restored", number) for number in result.revived]
     record_events(connection, events)
@@ -120,21 +126,46 @@ def commit(connection: Connection, plan: CommitPlan) -> CommitResult:
     return result
 
 
-# --- fence ------------------------------------------------------------------------------------
+# --- one effect, and the fence ----------------------------------------------------------------
 
 _FENCE: Final = (
     sa.delete(Intent)
-    .where(Intent.owner == sa.bindparam("of"), Intent.key.in_(sa.bindparam("keys", expanding=True)))
+    .where(
+        Intent.owner == sa.bindparam("of"),
+        Intent.key.in_(sa.bindparam("keys", expanding=True)),
+        of_store(),
+    )
     .returning(Intent.key)
 )
 
 
+def _take_effect(context: _Context) -> None:
+    """Note the ingest, delete my intents and lock the blobs, in this order and in one round trip.
+
+    What was not committed before is decided here; what else the answers say is looked at by who comes next.
+    """
+    connection, plan = context.connection, context.plan
+    for image in plan.images:
+        context.needed.update(image.blobs)
+    fences = [
+        (_FENCE, {"of": plan.owner, "of_store": plan.store_id, "keys": some})
+        for some in chunks(sorted(plan.keys.values()))
+    ]
+    effect, *answers = db.together(
+        connection,
+        ask_one_effect(connection, context.change, plan.source),
+        *fences,
+        *_ask_for_blobs(context.needed.keys() | plan.healing.keys()),
+    )
+    check_one_effect(connection, context.change, effect)
+    for answer in answers[: len(fences)]:
+        context.kept.update(answer.scalars())
+    context.found.update(_by_digest(answers[len(fences) :]))
+
+
 def _fence(context: _Context) -> None:
-    """Delete my intents; each must still be there, or its object may be dead already (I1)."""
-    kept: set[str] = set()
-    for some in chunks(sorted(context.plan.keys.values())):
-        kept.update(context.connection.execute(_FENCE, {"of": context.plan.owner, "keys": some}).scalars())
-    lost = frozenset(digest for digest, key in context.plan.keys.items() if key not in kept)
+    """My intents were deleted; each must still have been there, or its object may be dead already (I1)."""
+    lost = frozenset(digest for digest, key in context.plan.keys.items() if key not in context.kept)
     if lost:
         raise LostReservation(lost)
 
@@ -151,11 +182,7 @@ _LOCK_BLOBS: Final = (
 
 def _blobs(context: _Context) -> None:
     """Find or make the row of every blob that the images need."""
-    needed: dict[Digest, int] = {}
-    for image in context.plan.images:
-        needed.update(image.blobs)
-    plan = context.plan
-    found = _lock_blobs(context, needed.keys() | plan.healing.keys())
+    plan, needed, found = context.plan, context.needed, context.found
     unused = _heal_or_drop(context, found, {**plan.healing, **needed})
     # A damaged blob that was collected meanwhile needs no healing.
     unused += [plan.keys[digest] for digest in plan.healing.keys() - needed.keys() - found.keys()]
@@ -171,12 +198,12 @@ def _blobs(context: _Context) -> None:
     bury(context.connection, unused, "not needed", context.now, context.plan.lifetimes.tombstone)
 
 
-def _lock_blobs(context: _Context, digests: Collection[Digest]) -> dict[Digest, Any]:
-    found = {}
-    for some in chunks(sorted(digests)):
-        for row in context.connection.execute(_LOCK_BLOBS, {"digests": some}):
-            found[row.digest] = row
-    return found
+def _ask_for_blobs(digests: Collection[Digest]) -> list[db.Asked]:
+    return [(_LOCK_BLOBS, {"digests": some}) for some in chunks(sorted(digests))]
+
+
+def _by_digest(results: Iterable[sa.CursorResult[Any]]) -> dict[Digest, Any]:
+    return {row.digest: row for result in results for row in result}
 
 
 def _heal_or_drop(context: _Context, found: Mapping[Digest, Any], sizes: Mapping[Digest, int]) -> list[str]:
@@ -206,26 +233,26 @@ def _insert_blobs(context: _Context, needed: Mapping[Digest, int], mine: Mapping
         return []
     now = context.now
     lease_until = now + context.plan.lifetimes.lease
-    inserted = context.connection.execute(
-        insert_ignoring(context.connection, Blob, "digest").returning(Blob.digest, Blob.id),
-        [
-            {
-                "digest": digest,
-                "size_bytes": needed[digest],
-                "key": mine[digest],
-                "state": "damaged" if mine[digest] == context.plan.lost.get(digest) else "live",
-                "lease_until": lease_until,
-                "created_at": now,
-            }
-            for digest in sorted(mine)
-        ],
+    values = [
+        {
+            "digest": digest,
+            "size_bytes": needed[digest],
+            "key": mine[digest],
+            "state": "damaged" if mine[digest] == context.plan.lost.get(digest) else "live",
+            "lease_until": lease_until,
+            "created_at": now,
+        }
+        for digest in sorted(mine)
+    ]
+    inserted: Any = context.connection.execute(
+        *many(context.connection, Blob, values, conflict=Conflict(("digest",)), returning=("digest", "id"))
     )
     ids = dict(inserted.all())
     context.new_blobs = len(ids)
     context.blob_ids.update(ids)
     lost_race = mine.keys() - ids.keys()
     if lost_race:
-        theirs = _lock_blobs(context, lost_race)
+        theirs = _by_digest(db.together(context.connection, *_ask_for_blobs(lost_race)))
         if theirs.keys() != lost_race or any(row.state != "live" for row in theirs.values()):
             raise LostReservation(frozenset(lost_race))
         context.blob_ids.update({digest: row.id for digest, row in theirs.items()})
@@ -238,6 +265,8 @@ _MANIFESTS_BY_DIGEST: Final = sa.select(Manifest.digest, Manifest.id, Manifest.d
     Manifest.repository_id == sa.bindparam("repository"),
     Manifest.digest.in_(sa.bindparam("digests", expanding=True)),
 )
+_BY_DIGEST: Final = Conflict(("repository_id", "digest"))
+_LINKED: Final = Conflict(("repository_id", "blob_id"))
 _RENEW_MANIFESTS: Final = (
     sa.update(Manifest)
     .where(
@@ -246,26 +275,25 @@ _RENEW_MANIFESTS: Final = (
     )
     .values(lease_until=sa.bindparam("until"))
 )
-_ABSENT: Final = (
-    sa.select(IndexMember.child_digest)
-    .join(Manifest, Manifest.id == IndexMember.index_id)
-    .where(
-        Manifest.repository_id == sa.bindparam("repository"),
-        IndexMember.absence.is_not(None),
-        IndexMember.child_digest.in_(sa.bindparam("digests", expanding=True)),
-    )
-    .distinct()
-)
+_CHILD: Final = Manifest.__table__.alias("child")
 _FILL_IN: Final = (
     sa.update(IndexMember)
     .where(
-        IndexMember.child_digest == sa.bindparam("child"),
+        IndexMember.child_digest.in_(sa.bindparam("digests", expanding=True)),
         IndexMember.absence.is_not(None),
         IndexMember.index_id.in_(
             sa.select(Manifest.id).where(Manifest.repository_id == sa.bindparam("repository"))
         ),
     )
-    .values(child_id=sa.bindparam("new_child_id"), absence=None)
+    .values(
+        child_id=sa.select(_CHILD.c.id)
+        .where(
+            _CHILD.c.repository_id == sa.bindparam("repository"),
+            _CHILD.c.digest == IndexMember.child_digest,
+        )
+        .scalar_subquery(),
+        absence=None,
+    )
 )
 
 
@@ -273,7 +301,8 @@ def _repository(context: _Context, repository_id: int, name: str, images: Sequen
     """Write what the images are to one repository, whose lock is held."""
     connection = context.connection
     planned = {m.document.digest: m for image in images for m in image.manifests}
-    ids = _insert_manifests(context, repository_id, planned)
+    tags = {image.request.tag: image.root for image in images if image.request.tag is not None}
+    ids, known = _insert_manifests(context, repository_id, planned, tags)
     new = [digest for digest in planned if digest in ids]
     existing = [digest for digest in planned if digest not in ids]
     outside = {digest for image in images for digest in image.here_already}
@@ -293,15 +322,14 @@ def _repository(context: _Context, repository_id: int, name: str, images: Sequen
     _link_blobs(context, repository_id, images)
     _edges(context, images, [planned[digest] for digest in new], ids)
     _keep(context, [ids[digest] for digest in existing])
-    _fill_in(context, repository_id, {digest: ids[digest] for digest in planned})
+    _fill_in(context, repository_id, list(planned))
     record_events(
         connection,
         [context.change.event("manifest.pushed", repository_id, digest=digest) for digest in new],
     )
     lifetimes = context.plan.lifetimes
-    tags = {image.request.tag: image.root for image in images if image.request.tag is not None}
     context.tags_changed += move_tags(
-        connection, context.change, (repository_id, name), tags, ids, context.plan.tag_terms
+        connection, context.change, (repository_id, name), tags, ids, context.plan.tag_terms, known
     )
     untagged = {image.root for image in images if image.request.tag is None}.intersection(new)
     queue_manifests(
@@ -316,15 +344,17 @@ def _repository(context: _Context, repository_id: int, name: str, images: Sequen
 
 
 def _insert_manifests(
-    context: _Context, repository_id: int, planned: Mapping[Digest, PlannedManifest]
-) -> dict[Digest, int]:
-    if not planned:
-        return {}
-    inserted = context.connection.execute(
-        insert_ignoring(context.connection, Manifest, "repository_id", "digest").returning(
-            Manifest.digest, Manifest.id
-        ),
-        [
+    context: _Context,
+    repository_id: int,
+    planned: Mapping[Digest, PlannedManifest],
+    tags: Collection[str],
+) -> tuple[dict[Digest, int], Known]:
+    """Insert those that are not there, and learn of the tags; returns the ids of what was inserted."""
+    connection = context.connection
+    question = Question(connection, repository_id, tags, context.plan.tag_terms)
+    asked = list(question.asked)
+    if planned:
+        values = [
             rows.manifest(
                 item,
                 repository_id=repository_id,
@@ -334,9 +364,11 @@ def _insert_manifests(
                 lease_until=context.now + context.plan.lifetimes.lease,
             )
             for item in planned.values()
-        ],
-    )
-    return dict(inserted.all())
+        ]
+        asked.append(many(connection, Manifest, values, conflict=_BY_DIGEST, returning=("digest", "id")))
+    results = db.together(connection, *asked)
+    inserted: Any = results.pop().all() if planned else ()
+    return dict(inserted), question.answered(results)
 
 
 def _manifest_ids(
@@ -358,13 +390,11 @@ def _link_blobs(context: _Context, repository_id: int, images: Sequence[PlannedI
     digests = {digest for image in images for digest in image.blobs}
     if not digests:
         return
-    context.connection.execute(
-        insert_ignoring(context.connection, RepositoryBlob, "repository_id", "blob_id"),
-        [
-            {"repository_id": repository_id, "blob_id": blob_id, "linked_at": context.now}
-            for blob_id in sorted(context.blob_ids[digest] for digest in digests)
-        ],
-    )
+    values = [
+        {"repository_id": repository_id, "blob_id": blob_id, "linked_at": context.now}
+        for blob_id in sorted(context.blob_ids[digest] for digest in digests)
+    ]
+    context.connection.execute(*many(context.connection, RepositoryBlob, values, conflict=_LINKED))
 
 
 def _edges(
@@ -382,7 +412,7 @@ def _edges(
         (Label, labels),
     ):
         if values:
-            context.connection.execute(sa.insert(model), values)
+            context.connection.execute(*many(context.connection, model, values))
     context.labels += labels
 
 
@@ -395,12 +425,7 @@ def _keep(context: _Context, manifest_ids: Sequence[int]) -> None:
         )
 
 
-def _fill_in(context: _Context, repository_id: int, here: Mapping[Digest, int]) -> None:
+def _fill_in(context: _Context, repository_id: int, here: Sequence[Digest]) -> None:
     """Give indexes the children that were absent when they were pushed."""
-    for some in chunks(list(here)):
-        parameters: dict[str, Any] = {"repository": repository_id, "digests": some}
-        for child in context.connection.execute(_ABSENT, parameters).scalars().all():
-            context.connection.execute(
-                _FILL_IN,
-                {"child": child, "repository": repository_id, "new_child_id": here[child]},
-            )
+    for some in chunks(here):
+        context.connection.execute(_FILL_IN, {"repository": repository_id, "digests": some})

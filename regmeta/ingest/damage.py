@@ -4,32 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import Final
+from uuid import UUID
 
 import sqlalchemy as sa
 
 from regmeta.db import Database
 from regmeta.ingest.retry import retried
+from regmeta.ingest.store_moves import IS_MOVING, is_store
 from regmeta.models import Blob, StoreIdentity
 
 _MARK: Final = (
     sa.update(Blob)
-    .where(Blob.id == sa.bindparam("of"), Blob.key == sa.bindparam("at"), Blob.state == "live")
+    .where(Blob.id == sa.bindparam("of"), Blob.key == sa.bindparam("at"), Blob.state == "live", is_store())
     .values(state="damaged")
 )
 _RELEASE: Final = (
     sa.update(StoreIdentity)
-    .where(StoreIdentity.id == 1, StoreIdentity.hold_reason.is_not(None))
+    .where(StoreIdentity.id == 1, StoreIdentity.hold_reason.is_not(None), ~IS_MOVING)
     .values(hold_reason=None)
     .returning(StoreIdentity.id)
 )
 
 
-def mark_damaged(database: Database, blobs: Iterable[tuple[int, str]]) -> int:
+def mark_damaged(database: Database, blobs: Iterable[tuple[int, str]], store_id: UUID | None = None) -> int:
     """Set blobs (id, key) that are live under that very key to *damaged*; returns how many were.
 
-    One that was healed meanwhile has another key and stays as it is.
+    One that was healed meanwhile has another key and stays as it is; so do all where *store_id*, in which
+    they were looked at, is the registry's store no more.
     """
-    wanted = [{"of": blob_id, "at": key} for blob_id, key in sorted(blobs)]
+    wanted = [{"of": blob_id, "at": key, "of_store": store_id} for blob_id, key in sorted(blobs)]
 
     def once() -> int:
         marked = 0

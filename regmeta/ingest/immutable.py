@@ -58,10 +58,12 @@ def immutable_tags(
     repository: tuple[int, str],
     tags: Sequence[str],
     rules: Sequence[ImmutableTags],
+    locks: Sequence[str] | None = None,
 ) -> dict[str, str]:
     """Return which of *tags* are immutable in a repository (id and name), each with what makes it so.
 
-    The caller holds the repository's lock if it decides anything from the answer.
+    The caller holds the repository's lock if it decides anything from the answer. *locks* are the patterns of
+    the repository's locks where they were read behind its lock already.
     """
     repository_id, name = repository
     found: dict[str, str] = {}
@@ -70,7 +72,9 @@ def immutable_tags(
             found.update(
                 {tag: str(rule) for tag in tags if tag not in found and globs.matches(rule.tags, tag)}
             )
-    for pattern in connection.execute(LOCKS, {"of": repository_id}).scalars():
+    if locks is None:
+        locks = connection.execute(LOCKS, {"of": repository_id}).scalars().all()
+    for pattern in locks:
         found.update(
             {
                 tag: f"the lock {pattern}"
@@ -106,14 +110,18 @@ def add_locks(connection: Connection, repository_id: int, locks: Sequence[Lock])
 
 
 def refuse_immutable(
-    connection: Connection, repository: tuple[int, str], tags: Sequence[str], terms: TagTerms
+    connection: Connection,
+    repository: tuple[int, str],
+    tags: Sequence[str],
+    terms: TagTerms,
+    locks: Sequence[str] | None = None,
 ) -> None:
-    """Refuse to change those of *tags*, all of them live, that are immutable.
+    """Refuse to change those of *tags*, all of them live, that are immutable; see :func:`immutable_tags`.
 
     Raises:
         ImmutableTag: names them.
     """
     if tags and terms.immutable is not None:
-        found = immutable_tags(connection, repository, tags, terms.immutable)
+        found = immutable_tags(connection, repository, tags, terms.immutable, locks)
         if found:
             raise ImmutableTag(repository[1], found)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from regmeta import metrics
 from regmeta.db import Database
 from regmeta.errors import Error, InvalidSource, LeftOut, SizeMismatch, without_frames
 from regmeta.ingest.batch import BatchResult
@@ -152,7 +153,8 @@ def outcome_of(
     error: Error | None = None,
     copied_bytes: int = 0,
 ) -> ImageOutcome:
-    """Return the outcome of one image; its error is kept without what it was raised through."""
+    """Return the outcome of one image, and count it; its error is kept without what it was raised through."""
+    metrics.IMAGES.add(1, status)
     kept = None if error is None else without_frames(error)
     if isinstance(kept, LeftOut):
         without_frames(kept.because)

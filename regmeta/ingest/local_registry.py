@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from itertools import islice
 from typing import Final
@@ -41,6 +41,7 @@ from regmeta.oci.digest import Digest
 from regmeta.oci.streams import read_up_to
 from regmeta.sources import Source
 from regmeta.store import BlobStore, ObjectMissing
+from regmeta.threads import Threads
 
 COPYING_THREADS: Final = 8
 BATCH_IMAGES: Final = 100
@@ -91,7 +92,7 @@ class LocalRegistry:
         self._clock_s = clock_s
         self._sleep = sleep
         self._claims = Claims()
-        self._pool = ThreadPoolExecutor(COPYING_THREADS, thread_name_prefix="copy")
+        self._pool = Threads(COPYING_THREADS, thread_name_prefix="copy")
 
     @property
     def _database(self) -> Database:

@@ -8,14 +8,13 @@ from uuid import uuid4
 
 from sqlalchemy.engine import Connection
 
-from regmeta import db
 from regmeta.ingest.plan import CommitResult
 from regmeta.ingest.retry import retried
 from regmeta.ingest.statements import (
     AlreadyCommitted,
     Change,
     LockedRepository,
-    lock_repository,
+    lock_repository_at,
     one_effect,
     record_result,
 )
@@ -53,8 +52,8 @@ def change_repository(
     def once() -> CommitResult:
         try:
             with begin() as connection:
-                of = lock_repository(connection, repository)
-                change = Change(db.stamp(connection), writer.actor, change_id)
+                of, stamp = lock_repository_at(connection, repository)
+                change = Change(stamp, writer.actor, change_id)
                 one_effect(connection, change, what)
                 result = work(connection, of, change)
                 record_result(connection, change, result)

@@ -18,6 +18,7 @@ import logging
 import threading
 import time
 from collections.abc import Iterable
+from contextvars import copy_context
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -25,6 +26,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from regmeta import metrics
 from regmeta.db import Database
 from regmeta.errors import UsageError
 from regmeta.ingest.inserting import inserting
@@ -125,8 +127,10 @@ def _record(database: Database, sums: dict[_Key, Pull]) -> PullsReport:
         rows.sort(key=lambda row: (row["repository_id"], row["digest"].to_bytes(), row["tag"], row["day"]))
         if rows:
             connection.execute(_adding(connection), rows)
+    recorded = sum(row["pulls"] for row in rows)
+    metrics.PULLS.add(recorded)
     ignored = [p for key, p in sums.items() if key[:2] not in known or (key[2] and not names.is_tag(key[2]))]
-    return PullsReport(sum(row["pulls"] for row in rows), tuple(ignored))
+    return PullsReport(recorded, tuple(ignored))
 
 
 def _known(connection: Connection, sums: Iterable[_Key]) -> dict[tuple[str, Digest], int]:
@@ -175,7 +179,9 @@ class PullCounter:
         self._changed = threading.Condition()
         self._flushing = threading.Lock()
         self.dropped = 0
-        self._thread = threading.Thread(target=self._run, name="pulls", daemon=True)
+        self._thread = threading.Thread(
+            target=copy_context().run, args=(self._run,), name="pulls", daemon=True
+        )
         self._thread.start()
 
     def count(self, repository: str, digest: Digest, tag: str | None = None) -> None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -23,11 +23,14 @@ from sqlalchemy.engine import Connection
 
 from regmeta import db
 from regmeta.db import Database
+from regmeta.ingest.inserting import many
 from regmeta.ingest.plan import Lifetimes
+from regmeta.ingest.store_moves import STORE_NOW, require_store
 from regmeta.models import Blob, Intent, Tombstone
 from regmeta.oci.digest import Digest
 from regmeta.store import new_key
 
+_CLOCK: Final = db.CLOCK.add_columns(*STORE_NOW)
 CHUNK: Final = 500  # parameters of one IN list; both databases take thirty times as many
 WATCHED_BYTES: Final = 1024 * 1024  # [bytes] of blobs from here on others are told how far they have come
 _T = TypeVar("_T")
@@ -46,7 +49,6 @@ _RENEW_LEASES: Final = (
     .where(Blob.id.in_(sa.bindparam("ids", expanding=True)))
     .values(lease_until=sa.bindparam("until"))
 )
-_INSERT_INTENTS: Final = sa.insert(Intent)
 _RENEW_INTENTS: Final = (
     sa.update(Intent)
     .where(Intent.owner == sa.bindparam("of"), Intent.created_at > sa.bindparam("not_older_than"))
@@ -84,17 +86,30 @@ class Reservation:
 
 
 def reserve(
-    database: Database, wanted: Collection[Digest], owner: UUID, host: str, lifetimes: Lifetimes
+    database: Database,
+    wanted: Collection[Digest],
+    owner: UUID,
+    host: str,
+    lifetimes: Lifetimes,
+    store_id: UUID | None = None,
 ) -> Reservation:
     """Lease what is live of *wanted*, and make intents for the rest. One transaction.
 
-    A damaged blob is reserved like a missing one: the new object heals its row.
+    A damaged blob is reserved like a missing one: the new object heals its row. *store_id* is that of the
+    store in which the rest is to be.
+
+    Raises:
+        IdentityMismatch, Locked: see :func:`regmeta.ingest.store_moves.require_store`.
     """
     stored: dict[Digest, StoredBlob] = {}
-    with database.transaction("reserve") as connection:
-        now = db.clock(connection)
-        for digests in chunks(sorted(wanted)):
-            stored.update(_lease(connection, digests, now, lifetimes.lease))
+    with database.transaction("reserve", quiet=True) as connection:
+        asked = [(_BLOBS_BY_DIGEST, {"digests": some}) for some in chunks(sorted(wanted))]
+        clock, *found = db.together(connection, (_CLOCK, None), *asked)
+        first: Any = clock.one()
+        now, store_now, hold = first
+        require_store(store_id, store_now, hold)
+        for some in found:
+            stored.update(_lease(connection, some.all(), now, lifetimes.lease))
         keys = {digest: new_key(digest) for digest in sorted(wanted) if digest not in stored}
         if keys:
             expires_at = now + lifetimes.intent
@@ -109,7 +124,7 @@ def reserve(
                 }
                 for digest, key in keys.items()
             ]
-            connection.execute(_INSERT_INTENTS, rows)
+            _insert_intents(connection, rows)
     return Reservation(stored, keys)
 
 
@@ -134,7 +149,7 @@ def renew(
 
     *received* are totals [bytes] by key. Other processes wait for what they see growing.
     """
-    with database.transaction("renew") as connection:
+    with database.transaction("renew", quiet=True) as connection:
         if expire_later:
             now = db.clock(connection)
             connection.execute(
@@ -164,7 +179,7 @@ def give_back(
     Those that this process began to publish become tombstones: their objects may be there. *unused* are
     keys that it never began to publish, and only it could have: there is no object to be deleted.
     """
-    with database.transaction("give_back") as connection:
+    with database.transaction("give_back", quiet=True) as connection:
         for some in chunks(sorted(unused)):
             connection.execute(_TAKE_BACK, {"of": owner, "keys": some})
         taken: list[str] = []
@@ -193,7 +208,7 @@ def bury_sized(
         for key, size_bytes in sizes.items()
     ]
     if rows:
-        connection.execute(sa.insert(Tombstone), rows)
+        connection.execute(*many(connection, Tombstone, rows))
 
 
 def chunks(items: Sequence[_T], size: int = CHUNK) -> Iterator[Sequence[_T]]:
@@ -202,13 +217,16 @@ def chunks(items: Sequence[_T], size: int = CHUNK) -> Iterator[Sequence[_T]]:
         yield items[start : start + size]
 
 
+def _insert_intents(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
+    connection.execute(*many(connection, Intent, rows))
+
+
 def _lease(
     connection: Connection,
-    digests: Sequence[Digest],
+    rows: Sequence[Any],
     now: datetime,
     lease: timedelta,
 ) -> dict[Digest, StoredBlob]:
-    rows = connection.execute(_BLOBS_BY_DIGEST, {"digests": digests}).all()
     live = [row for row in rows if row.state == "live"]
     # Leases are rewritten only when less than half is left, so that a popular layer is not written
     # with every image that uses it.
@@ -227,7 +245,7 @@ def give_back_all(database: Database, owner: UUID, lifetimes: Lifetimes) -> None
     with database.read() as connection:
         if connection.execute(sa.select(Intent.id).where(Intent.owner == owner).limit(1)).first() is None:
             return
-    with database.transaction("release") as connection:
+    with database.transaction("release", quiet=True) as connection:
         taken = connection.execute(
             sa.delete(Intent).where(Intent.owner == owner).returning(Intent.key)
         ).scalars()

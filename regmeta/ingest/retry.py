@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import Final, TypeVar
 
 import stamina
-from stamina.instrumentation import LoggingOnRetryHook, set_on_retry_hooks
+from stamina.instrumentation import LoggingOnRetryHook, RetryDetails, set_on_retry_hooks
 
-from regmeta import errors
+from regmeta import errors, metrics
 
 # A broken connection may have committed: what is retried here carries an id that makes it one effect.
 RETRIED: Final = (errors.Contention, errors.ConnectionLost, errors.ConstraintViolated)
@@ -17,8 +17,13 @@ RETRY_FOR_S: Final = 60.0
 
 _T = TypeVar("_T")
 
+
+def _count(details: RetryDetails) -> None:
+    metrics.RETRIES.add(1, type(details.caused_by).__name__)
+
+
 # Told to the standard loggers only: left to itself it prints to stdout where structlog is installed.
-set_on_retry_hooks([LoggingOnRetryHook])
+set_on_retry_hooks([LoggingOnRetryHook, _count])
 
 
 def retried(run: Callable[[], _T]) -> _T:

@@ -17,8 +17,8 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from regmeta.ingest.inserting import insert_ignoring
-from regmeta.models import LabelText, TagName
+from regmeta.ingest.inserting import Conflict, many
+from regmeta.models import Base, LabelText, TagName
 from regmeta.models.search import SEARCHED
 from regmeta.oci.folding import folded, text_of
 
@@ -43,20 +43,27 @@ def add_repositories(connection: Connection, names: Mapping[int, str]) -> None:
 def add_tags(connection: Connection, names: Iterable[str]) -> None:
     """Let tags be found by their names; a name that is known already costs one refused insert."""
     values = [{"name": name, "folded": folded(name)} for name in sorted(set(names))]
-    if values:
-        insert = insert_ignoring(connection, TagName, "name").returning(TagName.id, TagName.folded)
-        new: Any = connection.execute(insert, values).all()
-        index(connection, "tag_names", new)
+    _add(connection, TagName, "name", values)
 
 
 def add_labels(connection: Connection, labels: Sequence[Mapping[str, Any]]) -> None:
     """Let images be found by what their labels (rows of ``labels``) say."""
     said = {row["text_key"]: row["value"] for row in labels if row["name"] not in NOT_TEXT}
     values = [{"id": key, "folded": text_of(value)} for key, value in sorted(said.items())]
-    if values:
-        insert = insert_ignoring(connection, LabelText, "id").returning(LabelText.id, LabelText.folded)
-        new: Any = connection.execute(insert, values).all()
-        index(connection, "label_texts", new)
+    _add(connection, LabelText, "id", values)
+
+
+def _add(connection: Connection, model: type[Base], key: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    if not rows:
+        return
+    # Only SQLite has to be told which of them are new; without an answer nobody has to wait for one.
+    returning = ("id", "folded") if connection.dialect.name == "sqlite" else ()
+    inserted = connection.execute(
+        *many(connection, model, rows, conflict=Conflict((key,)), returning=returning)
+    )
+    if returning:
+        new: Any = inserted.all()
+        index(connection, model.__tablename__, new)
 
 
 def index(connection: Connection, table: str, rows: Iterable[tuple[int, str]]) -> None:

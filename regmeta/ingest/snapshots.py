@@ -29,15 +29,16 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from regmeta import errors
+from regmeta import db, errors
 from regmeta.db import Database
 from regmeta.ingest.immutable import locks_of
 from regmeta.ingest.reserve import chunks
+from regmeta.ingest.store_moves import is_store
 from regmeta.models import (
     Blob,
     LayoutOutbox,
@@ -111,7 +112,9 @@ _THESE: Final = (
     )
 )
 _CLEAR: Final = sa.delete(LayoutOutbox).where(
-    LayoutOutbox.repository_id == sa.bindparam("of"), LayoutOutbox.revision <= sa.bindparam("up_to")
+    LayoutOutbox.repository_id == sa.bindparam("of"),
+    LayoutOutbox.revision <= sa.bindparam("up_to"),
+    is_store(),  # a snapshot in the store of before is none of the registry's
 )
 
 
@@ -140,9 +143,11 @@ class SnapshotWriter:
         staging: Staging,
         *,
         show_layouts: bool,
+        store_id: UUID | None = None,
         clock_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._database = database
+        self._store_id = store_id
         self._store = store
         self._staging = staging
         self._show_layouts = show_layouts
@@ -188,8 +193,9 @@ class SnapshotWriter:
         snapshot = self._write(repository_id)
         if self._show_layouts and self._store.layouts is not None:
             self._show(repository_id, snapshot, shown)
-        with self._database.transaction("outbox") as connection:
-            connection.execute(_CLEAR, {"of": repository_id, "up_to": snapshot.version[1]})
+        with self._database.transaction("outbox", quiet=True) as connection:
+            parameters = {"of": repository_id, "up_to": snapshot.version[1], "of_store": self._store_id}
+            connection.execute(_CLEAR, parameters)
         self._remove_older(snapshot)
         if snapshot.entries > SMALL_REPOSITORY_ENTRIES:
             self._large[repository_id] = self._clock_s()
@@ -271,12 +277,13 @@ def take_snapshot(connection: Connection, repository_id: int) -> Snapshot:
     Of one that was deleted it says just that.
     """
     of = {"of": repository_id}
-    row = connection.execute(_REPOSITORY, of).one()
+    repository, tagged, untagged = db.together(connection, (_REPOSITORY, of), (_TAGGED, of), (_UNTAGGED, of))
+    row: Any = repository.one()
     name, state, revision, created_at, updated_at, epoch, is_locked = row
     entries: list[Descriptor] = []
     if state == "active":
-        entries += [_entry(row, row.name) for row in connection.execute(_TAGGED, of)]
-        entries += [_entry(row, None) for row in connection.execute(_UNTAGGED, of)]
+        entries += [_entry(entry, entry.name) for entry in tagged]
+        entries += [_entry(entry, None) for entry in untagged]
     annotations = {
         REPOSITORY_ANNOTATION: name,
         REVISION_ANNOTATION: f"{epoch}-{revision}",

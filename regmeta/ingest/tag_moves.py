@@ -9,20 +9,24 @@ An immutable tag is made once: what would move or end one that is live is refuse
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from regmeta import db
 from regmeta.ingest.immutable import TagTerms, refuse_immutable
+from regmeta.ingest.inserting import many
 from regmeta.ingest.plan import TagChange
 from regmeta.ingest.reserve import chunks
 from regmeta.ingest.statements import Change, queue_manifests, record_events
 from regmeta.models import Tag
 from regmeta.models.base import UtcTime
 from regmeta.oci.digest import Digest
+from regmeta.query.history import LOCKS
 
 _TICK: Final = timedelta(microseconds=1)
 _LIVE: Final = sa.select(Tag.id, Tag.name, Tag.manifest_digest, Tag.manifest_id, Tag.started_at).where(
@@ -38,11 +42,55 @@ _LAST_ENDS: Final = (
     )
     .group_by(Tag.name)
 )
+_LAST_END: Final = (
+    sa.select(Tag.name, Tag.ended_at)
+    .where(Tag.repository_id == sa.bindparam("repository"), Tag.name == sa.bindparam("called"))
+    .order_by(Tag.started_at.desc(), Tag.id.desc())
+    .limit(1)
+)
 _END: Final = (
     sa.update(Tag)
     .where(Tag.id == sa.bindparam("of"))
     .values(ended_at=sa.bindparam("at"), ended_by=sa.bindparam("by"))
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What the rows say of tags, read behind the repository's lock; None was not asked for."""
+
+    live: Mapping[str, Any]
+    locks: Sequence[str] | None = None
+    last_ends: Mapping[str, datetime] | None = None
+
+
+class Question:
+    """What has to be known of tags before they are moved, to be asked together with other things."""
+
+    def __init__(self, connection: Connection, repository_id: int, tags: Collection[str], terms: TagTerms):
+        names = sorted(tags)
+        self.asked: list[db.Asked] = [
+            (_LIVE, {"repository": repository_id, "names": some}) for some in chunks(names)
+        ]
+        # Only some moves need the rest. It is asked for where it rides along, and not where it is a
+        # statement more.
+        rides = bool(names) and db.is_pipelined(connection)
+        self._locks = rides and terms.immutable is not None
+        self._last_end = rides and len(names) == 1
+        if self._locks:
+            self.asked.append((LOCKS, {"of": repository_id}))
+        if self._last_end:
+            self.asked.append((_LAST_END, {"repository": repository_id, "called": names[0]}))
+
+    def answered(self, results: Sequence[sa.CursorResult[Any]]) -> Known:
+        """Return what the results of what was *asked* say."""
+        left = list(results)
+        last_ends = locks = None
+        if self._last_end:
+            last_ends = {row.name: row.ended_at for row in left.pop() if row.ended_at is not None}
+        if self._locks:
+            locks = left.pop().scalars().all()
+        return Known({row.name: row for result in left for row in result}, locks, last_ends)
 
 
 def move_tags(
@@ -52,23 +100,29 @@ def move_tags(
     targets: Mapping[str, Digest],
     manifest_ids: Mapping[Digest, int],
     terms: TagTerms,
+    known: Known | None = None,
 ) -> list[TagChange]:
     """Point tags at manifests; a tag that points there already is left as it is. Returns what changed.
 
-    The caller lets the names be found, last of all (``ingest.searchable``).
+    The caller lets the names be found, last of all (``ingest.searchable``). *known* is the answer to a
+    :class:`Question` about these tags that was asked behind the lock.
 
     Raises:
         ImmutableTag: names those that may not be moved; nothing has happened.
     """
     repository_id, name = repository
-    live = _live(connection, repository_id, targets)
+    if known is None:
+        known = _known(connection, repository_id, targets, terms)
+    live = known.live
     moved = [
         tag
         for tag, digest in sorted(targets.items())
         if tag not in live or live[tag].manifest_digest != digest
     ]
-    refuse_immutable(connection, repository, [tag for tag in moved if tag in live], terms)
-    last_ends = _last_ends(connection, repository_id, [tag for tag in moved if tag not in live])
+    refuse_immutable(connection, repository, [tag for tag in moved if tag in live], terms, known.locks)
+    last_ends = known.last_ends
+    if last_ends is None:
+        last_ends = _last_ends(connection, repository_id, [tag for tag in moved if tag not in live])
     now = change.stamp.now
     ends, starts, changes = [], [], []
     for tag in moved:
@@ -106,8 +160,9 @@ def end_tags(
         ImmutableTag: names those that may not be removed; nothing has happened.
     """
     repository_id, name = repository
-    live = sorted(_live(connection, repository_id, tags).values(), key=lambda row: str(row.name))
-    refuse_immutable(connection, repository, [row.name for row in live], terms)
+    known = _known(connection, repository_id, list(tags), terms)
+    live = sorted(known.live.values(), key=lambda row: str(row.name))
+    refuse_immutable(connection, repository, [row.name for row in live], terms, known.locks)
     now = change.stamp.now
     ends = [{"of": row.id, "at": max(now, row.started_at + _TICK), "by": change.actor} for row in live]
     _write(connection, ends, [])
@@ -117,12 +172,9 @@ def end_tags(
     return changes
 
 
-def _live(connection: Connection, repository_id: int, tags: Iterable[str]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for some in chunks(sorted(tags)):
-        rows = connection.execute(_LIVE, {"repository": repository_id, "names": some})
-        found.update({row.name: row for row in rows})
-    return found
+def _known(connection: Connection, repository_id: int, tags: Collection[str], terms: TagTerms) -> Known:
+    question = Question(connection, repository_id, tags, terms)
+    return question.answered(db.together(connection, *question.asked))
 
 
 def _last_ends(connection: Connection, repository_id: int, tags: Sequence[str]) -> dict[str, datetime]:
@@ -138,7 +190,7 @@ def _write(connection: Connection, ends: list[dict[str, Any]], starts: list[dict
     if ends:
         connection.execute(_END, ends)
     if starts:
-        connection.execute(sa.insert(Tag), starts)
+        connection.execute(*many(connection, Tag, starts))
 
 
 def _afterwards(

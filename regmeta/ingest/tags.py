@@ -94,4 +94,6 @@ def change_tags(writer: Writer, repository: str, what: str, move: Move) -> Commi
         changes = move(connection, change, (of.id, of.name))
         return CommitResult(((of.id, of.name),), tags_changed=tuple(changes))
 
-    return change_repository(writer, repository, what, lambda: writer.database.transaction("tags"), work)
+    return change_repository(
+        writer, repository, what, lambda: writer.database.transaction("tags", quiet=True), work
+    )

@@ -39,7 +39,7 @@ from enum import Enum
 from typing import Final
 from uuid import UUID, uuid4
 
-from regmeta import errors
+from regmeta import errors, metrics, tracing
 from regmeta.db import Database
 from regmeta.ingest import reserve
 from regmeta.ingest.commit import CommitPlan, commit
@@ -84,6 +84,7 @@ class Writer:
     actor: str
     lifetimes: Lifetimes = field(default_factory=Lifetimes)
     immutable: tuple[ImmutableTags, ...] = ()
+    store_id: UUID | None = None  # what the store says of itself; see ``store_moves``
 
     @property
     def tag_terms(self) -> TagTerms:
@@ -143,7 +144,9 @@ class UnitOfWork:
         owner, lifetimes = self._writer.staging.owner, self._writer.lifetimes
         stale = [self._keys[digest] for digest in wanted if digest in self._keys]
         found: reserve.Reservation = retried(
-            lambda: reserve.reserve(self._writer.database, wanted, owner, self._writer.host, lifetimes)
+            lambda: reserve.reserve(
+                self._writer.database, wanted, owner, self._writer.host, lifetimes, self._writer.store_id
+            )
         )
         self._give_back(stale)
         for digest in wanted:
@@ -174,7 +177,9 @@ class UnitOfWork:
         key = self._keys[digest]
         if size_bytes >= reserve.WATCHED_BYTES:
             progress = self._watched(key, progress)
-        self._staged[digest] = self._writer.staging.stage(key, digest, size_bytes, stream, progress)
+        with tracing.bound(ingest=str(self.id), digest=str(digest)):
+            self._staged[digest] = self._writer.staging.stage(key, digest, size_bytes, stream, progress)
+        metrics.STAGED_BYTES.add(size_bytes)
 
     def keep_alive(self) -> None:
         """Let the intents expire later, if half of their time has passed, and say what was received.
@@ -213,7 +218,10 @@ class UnitOfWork:
         new = [staged for digest, staged in self._staged.items() if digest not in self._published]
         if new:
             self._tried.update(staged.key for staged in new)
-            self._writer.staging.publish(new)
+            with tracing.bound(ingest=str(self.id)), tracing.span("ingest.publish"):
+                self._writer.staging.publish(new)
+            metrics.PUBLISHED_OBJECTS.add(len(new))
+            metrics.PUBLISHED_BYTES.add(sum(staged.size_bytes for staged in new))
             self._published.update(staged.digest for staged in new)
         self.phase = Phase.PUBLISHED
 
@@ -240,8 +248,10 @@ class UnitOfWork:
             self._writer.lifetimes,
             self._writer.tag_terms,
             healing={digest: self._staged[digest].size_bytes for digest in healing & self._published},
+            store_id=self._writer.store_id,
         )
-        self._result = retried(lambda: self._commit_once(plan))
+        with tracing.bound(ingest=str(self.id)), tracing.span("ingest.commit"):
+            self._result = retried(lambda: self._commit_once(plan))
         self._images = images
         self._unused = [key for digest, key in self._keys.items() if digest not in plan.keys]
         self.phase = Phase.COMMITTED
@@ -256,8 +266,10 @@ class UnitOfWork:
             blobs = {digest for image in mine for digest in image.blobs}
             # The layout of a repository that was deleted is empty.
             added = None if repository_id in self._result.revived else blobs
-            self._writer.snapshots.flush_quietly(repository_id, added)
-        self._give_back_unused()
+            with tracing.bound(ingest=str(self.id), repository=name):
+                self._writer.snapshots.flush_quietly(repository_id, added)
+        with tracing.bound(ingest=str(self.id)):
+            self._give_back_unused()
         self.phase = Phase.FINISHED
 
     def abort(self) -> None:
@@ -269,7 +281,8 @@ class UnitOfWork:
             )
             self._give_back(self._keys.values())
         except errors.Error as error:
-            _log.warning("an aborted ingest is left for the next writer: %s", error)
+            with tracing.bound(ingest=str(self.id)):
+                _log.warning("an aborted ingest is left for the next writer: %s", error)
         self.phase = Phase.ABORTED
 
     def _watched(self, key: str, progress: Callable[[int], None] | None) -> Callable[[int], None]:
@@ -284,7 +297,7 @@ class UnitOfWork:
 
     def _commit_once(self, plan: CommitPlan) -> CommitResult:
         try:
-            with self._writer.database.transaction("ingest") as connection:
+            with self._writer.database.transaction("ingest", quiet=True) as connection:
                 return commit(connection, plan)
         except AlreadyCommitted as earlier:
             return earlier.result

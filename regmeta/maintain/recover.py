@@ -3,6 +3,8 @@
 ==================  ==========================================  ================================  ========
 step                durable effect                              a crash right after leaves        repaired
 ==================  ==========================================  ================================  ========
+give up a move      no mark of ``store copy``, whose process    --                                --
+                    has ended before it switched
 take back intents   one transaction: tombstones in place of     staging folders without intents   the next
                     the intents of owners that have gone, and                                     run
                     of intents that have expired; nothing in
@@ -41,6 +43,7 @@ from regmeta.ingest.reserve import bury
 from regmeta.ingest.retry import retried
 from regmeta.ingest.unit_of_work import Writer
 from regmeta.maintain.collect.older import DatabaseIsOlder, check_not_older
+from regmeta.maintain.store_copy.fence import lift_dead
 from regmeta.models import Intent
 from regmeta.store import BlobStore
 
@@ -77,6 +80,7 @@ def recover(writer: Writer, store: BlobStore) -> RecoverReport:
         Unavailable, Locked: the store or the database did not do it; the next run does the rest.
     """
     with store.abandoned_stagings() as abandoned:
+        lift_dead(writer.database, store, writer.host, abandoned)
         gone = {*abandoned, *_vanished_owners(writer, store)}
         taken_back = 0
         if gone or _any_expired(writer.database):

@@ -46,7 +46,7 @@ from regmeta.maintain.rebuild import identity as switching
 from regmeta.maintain.rebuild.listing import SNAPSHOTS, SnapshotList
 from regmeta.maintain.rebuild.reconcile import reconcile
 from regmeta.maintain.rebuild.report import Progress, Report
-from regmeta.maintain.setup import RECORD, Identity, read_identity, read_record
+from regmeta.maintain.setup import RECORD, Identity, check_filled, read_identity, read_record
 from regmeta.models import Blob, Intent, LayoutOutbox, Repository, StoreIdentity
 from regmeta.store import BlobStore
 
@@ -82,6 +82,7 @@ def require_record(store: BlobStore) -> Identity:
     record = read_record(store)
     if record is None:
         raise IdentityMismatch(f"{store.location} holds no {RECORD}: it is no store, or is not mounted")
+    check_filled(store, record)
     return record
 
 

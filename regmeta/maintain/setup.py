@@ -12,7 +12,7 @@ store record          a registry                                       finds it 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 from uuid import UUID, uuid4
 
@@ -27,6 +27,11 @@ from regmeta.store import BlobStore
 
 RECORD: Final = "store.json"
 FORMAT: Final = 1
+MOVED_FORMAT: Final = 2  # of the record that ``regmeta store copy`` leaves in the store of before
+
+
+class StoreMoved(IdentityMismatch):
+    """All objects of this store are in another one now, which is the registry's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,15 +41,19 @@ class Identity:
     store_id: UUID
     database_id: UUID
     epoch: int
+    filled_from: UUID | None = field(default=None, compare=False)
+    """In a store's record: objects are still being copied from that store (``maintain.store_copy``)."""
 
     def to_record(self) -> bytes:
         """Return the document that the store keeps."""
-        document = {
+        document: dict[str, object] = {
             "format": FORMAT,
             "store_id": str(self.store_id),
             "database_id": str(self.database_id),
             "epoch": self.epoch,
         }
+        if self.filled_from is not None:
+            document["filled_from"] = str(self.filled_from)
         return json.dumps(document, indent=1).encode() + b"\n"
 
     @classmethod
@@ -56,9 +65,20 @@ class Identity:
         """
         try:
             document = json.loads(content)
+            if document["format"] == MOVED_FORMAT and "moved_to" in document:
+                raise StoreMoved(
+                    f"{where}: the objects of this store were moved to {document['moved_to']}:"
+                    " set REGMETA_STORE, or 'store' in the settings' file"
+                )
             if document["format"] != FORMAT:
                 raise IdentityMismatch(f"{where}: format {document['format']} is not known here")
-            return cls(UUID(document["store_id"]), UUID(document["database_id"]), document["epoch"])
+            filled_from = document.get("filled_from")
+            return cls(
+                UUID(document["store_id"]),
+                UUID(document["database_id"]),
+                document["epoch"],
+                None if filled_from is None else UUID(filled_from),
+            )
         except (ValueError, KeyError, TypeError) as error:
             raise IdentityMismatch(f"{where}: not a store's record ({error})") from error
 
@@ -124,10 +144,33 @@ def check_identity(database: Database, store: BlobStore) -> Identity:
 
 
 def _compare(identity: Identity, record: Identity, database: Database, store: BlobStore) -> None:
+    if identity.store_id != record.store_id and record.filled_from == identity.store_id:
+        raise IdentityMismatch(
+            f"{store.location} is being filled by 'regmeta store copy', which has not ended: run it again,"
+            " with the store that it copies from in the settings"
+        )
+    if identity.store_id != record.store_id:
+        raise IdentityMismatch(
+            f"{store.location} is the store {record.store_id}, {database.location} describes the store"
+            f" {identity.store_id}: where 'regmeta store copy' has moved the objects, set REGMETA_STORE"
+        )
     if identity != record:
         raise IdentityMismatch(
             f"{store.location} belongs to the database {record.database_id} (epoch {record.epoch}),"
             f" {database.location} is {identity.database_id} (epoch {identity.epoch})"
+        )
+
+
+def check_filled(store: BlobStore, record: Identity) -> None:
+    """Refuse a store that says that not all objects may be in it yet, to who relies on it alone.
+
+    Raises:
+        IdentityMismatch: says so.
+    """
+    if record.filled_from is not None:
+        raise IdentityMismatch(
+            f"{store.location} was being filled from the store {record.filled_from} by 'regmeta store copy':"
+            " run that again, or use that store"
         )
 
 

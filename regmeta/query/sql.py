@@ -24,7 +24,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from regmeta.db import Database
-from regmeta.errors import ConnectionLost, UsageError
+from regmeta.errors import ConnectionLost, Contention, UsageError
 from regmeta.models import VIEWS
 
 TIMEOUT_S: Final = 60.0
@@ -68,6 +68,7 @@ def run(database: Database, statement: str, *, limit: int = ROWS, timeout_s: flo
     Raises:
         UsageError: the database refuses it, it would change something, or it takes longer than *timeout_s*.
         ConnectionLost: the server has gone.
+        Contention: the server gave the statement up for another; it may be asked again.
     """
     text = statement.strip().rstrip(";").strip()
     if not text:
@@ -79,7 +80,7 @@ def run(database: Database, statement: str, *, limit: int = ROWS, timeout_s: flo
     if not timeout_s > 0:
         raise UsageError(f"a time-out of {timeout_s} s: give more than 0")
     timeout_s = min(timeout_s, MAX_TIMEOUT_S)
-    with database.read() as connection:
+    with database.read(plain=True) as connection:
         driver: Any = connection.connection.dbapi_connection
         if database.is_sqlite:
             connection.execute(sa.select(1))  # begins the transaction, which the authoriser would refuse
@@ -147,6 +148,9 @@ def _on_postgresql(connection: Connection, driver: Any, text: str, limit: int, t
         raise UsageError(f"the statement took longer than {timeout_s:g} s") from None
     except psycopg.errors.ReadOnlySqlTransaction:
         raise UsageError("the statement would do more than read: only SELECT is let through") from None
+    except (psycopg.errors.SerializationFailure, psycopg.errors.DeadlockDetected) as error:
+        # A standby ends reads that stand in the way of what it replays: not the statement's fault.
+        raise Contention(str(error).splitlines()[0]) from error
     except psycopg.Error as error:
         said = str(error).splitlines()[0] if str(error) else type(error).__name__
         if driver.closed:

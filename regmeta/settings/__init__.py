@@ -14,6 +14,7 @@ import msgspec
 from regmeta import failpoints
 from regmeta.errors import UsageError
 from regmeta.settings.object_store import ObjectStore, check_object_store, is_bucket
+from regmeta.settings.postgresql import PostgreSql, check_postgresql
 from regmeta.settings.retention import (
     KeepRule,
     KeepUntagged,
@@ -43,6 +44,7 @@ __all__ = [
     "KeepUntagged",
     "Lint",
     "ObjectStore",
+    "PostgreSql",
     "Retention",
     "RetentionPolicy",
     "Settings",
@@ -53,6 +55,8 @@ __all__ = [
 ]
 
 PREFIX: Final = "REGMETA_"
+OF_THE_PROGRAM: Final = ("log_format", "log_level", "request_id", "metrics_file", "metrics_listen", "otel")
+"""Variables of global options of the command line, which are about one process and no settings."""
 CONFIG_NAME: Final = "regmeta.toml"
 SQLITE: Final = "sqlite:///"
 _NAMED: Final = {
@@ -79,6 +83,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     lint: Lint = Lint()
     immutable: tuple[Immutable, ...] = ()
     collection: Collection = Collection()
+    postgresql: PostgreSql = PostgreSql()
     retention: Retention = Retention()
     sync: Sync = Sync()
     is_default_home: bool = False
@@ -99,6 +104,8 @@ def load_settings(config: str | None = None, **given: str | None) -> Settings:
     chosen = {name: value for name, value in given.items() if value is not None}
     config = config or environment.pop("config", None)
     environment.pop("config", None)
+    for name in OF_THE_PROGRAM:
+        environment.pop(name, None)
     _arm_failpoint(environment.pop("failpoint", None), environment.pop("testing", None))
     home = chosen.get("home") or environment.get("home")
     values = _read_file(config, home)
@@ -159,6 +166,7 @@ def _convert(values: Mapping[str, Any]) -> Settings:
     check_object_store(settings.store, settings.object_store)
     check_immutable(settings.immutable)
     check_collection(settings.collection)
+    check_postgresql(settings.postgresql)
     check_retention(settings.retention)
     check_sync(settings.sync)
     return settings

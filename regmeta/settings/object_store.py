@@ -28,7 +28,7 @@ class ObjectStore(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     part_mib: Annotated[int, msgspec.Meta(ge=5, le=1024)] = 8
     """[MiB] of one part of an upload; larger where a blob would have too many."""
     parts_at_once: Annotated[int, msgspec.Meta(ge=1, le=64)] = 4
-    """Of one upload. Each takes the memory of a part."""
+    """Of all uploads of a process. Each takes the memory of a part."""
     requests_at_once: Count = 8
     retry_for: str = "60s"
     """How long a request is tried again that got no answer, or an error of the server's own."""

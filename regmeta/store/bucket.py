@@ -3,12 +3,13 @@
 ::
 
     store.json                                        which database this store belongs to
-    blobs/_store                                      says that this is where the objects are
+    blobs/z_store                                     says that this is where the objects are
     blobs/<algorithm>/<2 hex>/<hex>.<uuid>            objects
     staging/<uuid>/<host>                             a process that is at work, for others to know
     layouts/<repository>/_<epoch>-<revision>.<uuid>.json   snapshots of tags
 
-Uploads in parts are seen by nobody before they are finished, so bytes are staged at their key. What lies on
+Uploads in parts are seen by nobody before they are finished, so bytes are staged at their key; small ones are
+kept in memory. What lies on
 this machine is a scratch folder: the locks of its processes, and temporary files. There are no hard links, so
 repositories are not shown as layouts.
 """
@@ -18,20 +19,22 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from typing import Final
 from uuid import UUID
 
 from regmeta.errors import StoreUnavailable
 from regmeta.store import ObjectInfo, ObjectMissing, Staging
+from regmeta.store.bucket_options import BucketOptions
 from regmeta.store.bucket_staging import BucketStaging
 from regmeta.store.folders import make_folder
 from regmeta.store.owners import abandoned_folders, folder_of
 from regmeta.store.paths import Root, checked_key, checked_name, is_key, wrapped
-from regmeta.store.s3 import Bucket, BucketOptions
+from regmeta.store.s3 import Bucket
+from regmeta.threads import Threads
 
-MARKER: Final = "blobs/_store"
+# It comes after every object in a listing: one that was cut short does not have it.
+MARKER: Final = "blobs/z_store"
 _MARK: Final = b"The objects of a registry's store lie here.\n"
 _BOOT: Final = "/proc/sys/kernel/random/boot_id"
 
@@ -47,14 +50,15 @@ class BucketStore:
         """
         self._options = options if options is not None else BucketOptions()
         self._bucket = Bucket(url, self._options)
-        self._scratch = scratch
+        self.scratch = scratch
         self._root: Root | None = None
-        self._pool = ThreadPoolExecutor(self._options.requests_at_once, thread_name_prefix="bucket")
+        self._pool = Threads(self._options.requests_at_once, thread_name_prefix="bucket")
         self.location = self._bucket.location
         self.layouts = None
 
     location: str
     layouts: None
+    scratch: str
 
     @property
     def host(self) -> str:
@@ -63,8 +67,8 @@ class BucketStore:
         with suppress(OSError), open(_BOOT, encoding="ascii") as file:
             boot = file.read(8)
         place = "none"
-        with suppress(FileNotFoundError), wrapped(self._scratch):
-            found = os.stat(self._scratch)
+        with suppress(FileNotFoundError), wrapped(self.scratch):
+            found = os.stat(self.scratch)
             place = f"{found.st_dev:x}.{found.st_ino:x}"
         # Machines that are copies of one another have the same name, and containers the same folder.
         return f"{platform.node()}/{boot}.{place}"
@@ -75,7 +79,7 @@ class BucketStore:
 
     def open_staging(self) -> Staging:
         """Make a staging area for this process."""
-        make_folder(self._scratch)
+        make_folder(self.scratch)
         return BucketStaging(self._bucket, self._opened(), self._pool, self.host)
 
     @contextmanager
@@ -118,7 +122,9 @@ class BucketStore:
 
     def delete(self, keys: Iterable[str]) -> None:
         """Remove objects, a thousand with each request."""
-        self._bucket.delete([f"blobs/{checked_key(key)}" for key in keys], "bucket.deleted")
+        names = [f"blobs/{checked_key(key)}" for key in keys]
+        if self._bucket.delete(names, "bucket.deleted"):
+            self._require_marker()
 
     def abort_uploads(self, older_than_s: float) -> int:
         """Give up uploads that were begun *older_than_s* ago and not finished."""
@@ -132,7 +138,7 @@ class BucketStore:
         """List every object, a thousand with each request."""
         is_marked = False
         for found in self._bucket.walk("blobs"):
-            is_marked = is_marked or found.name == MARKER
+            is_marked |= found.name == MARKER
             key = found.name.removeprefix("blobs/")
             if is_key(key):  # else it is not ours, and never deleted
                 yield ObjectInfo(key, found.size_bytes, found.modified_s)
@@ -168,6 +174,7 @@ class BucketStore:
     def close(self) -> None:
         """End the threads and let go of the scratch folder."""
         self._pool.shutdown()
+        self._bucket.close()
         if self._root is not None:
             self._root.close()
 
@@ -182,11 +189,11 @@ class BucketStore:
         )
 
     def _has_scratch(self) -> bool:
-        return self._root is not None or os.path.isdir(self._scratch)
+        return self._root is not None or os.path.isdir(self.scratch)
 
     def _opened(self) -> Root:
         if self._root is None:
-            self._root = Root(self._scratch)
+            self._root = Root(self.scratch)
         return self._root
 
 

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor, wait
@@ -28,15 +27,15 @@ from regmeta.errors import StoreUnavailable
 from regmeta.oci.digest import Digest
 from regmeta.oci.streams import ByteStream
 from regmeta.store import Staged, durable
+from regmeta.store.bucket_options import MIB
 from regmeta.store.intake import take_in
-from regmeta.store.owners import claim_folder, release_folder
+from regmeta.store.owners import claim_folder, release_folder, sign_of
 from regmeta.store.paths import Root, checked_key, checked_name, wrapped
-from regmeta.store.s3 import MIB, Bucket, Upload
+from regmeta.store.s3 import Bucket, Upload
 
 _log = logging.getLogger(__name__)
 
 IN_MEMORY_BYTES: Final = 48 * MIB  # [bytes] of all small blobs that are staged; what comes then goes in parts
-_NOT_PLAIN: Final = re.compile(r"[^A-Za-z0-9._-]")
 
 
 class BucketStaging:
@@ -48,12 +47,12 @@ class BucketStaging:
         self._pool = pool
         self._numbers = count()
         self._lock = threading.Lock()
-        self._waiting: dict[str, bytes | Upload] = {}  # by token
+        self._waiting: dict[str, bytearray | Upload] = {}  # by token
         self._in_memory_bytes = 0
         with wrapped(root.path, "staging"):
             self._claim = claim_folder(root)
         self.owner = self._claim.owner
-        self._sign = f"{self._claim.folder}/{_NOT_PLAIN.sub('-', host)}"
+        self._sign = f"{self._claim.folder}/{sign_of(host)}"
         self._is_open = True
         try:
             bucket.put(self._sign, b"", "bucket.signed", new=False)
@@ -81,11 +80,13 @@ class BucketStaging:
             except BaseException:
                 self._free(size_bytes)
                 raise
-            self._waiting[token] = bytes(content)
+            self._waiting[token] = content
         else:
             upload = self._bucket.begin(name, size_bytes)
             try:
                 take_in(stream, digest, size_bytes, upload.write, progress)
+                # However many wait to be published, no byte of them is in memory.
+                upload.flush()
             except BaseException:
                 _give_up(upload, name)
                 raise
@@ -106,11 +107,7 @@ class BucketStaging:
     def discard(self, staged: Iterable[Staged]) -> None:
         """Forget staged bytes that were not published."""
         for item in staged:
-            waiting = self._waiting.pop(item.token, None)
-            if isinstance(waiting, Upload):
-                waiting.abort()
-            elif waiting is not None:
-                self._free(len(waiting))
+            self._forget(item.token, f"blobs/{item.key}")
 
     def scratch_folder(self) -> str:
         """Make a folder inside the staging folder; it is removed with it, also after a crash."""
@@ -126,9 +123,7 @@ class BucketStaging:
         self._is_open = False
         try:
             for token in list(self._waiting):
-                waiting = self._waiting.pop(token)
-                if isinstance(waiting, Upload):
-                    waiting.abort()
+                self._forget(token, token)
             # The sign goes first: without a folder nobody would know that it is one of a process that ended.
             self._bucket.delete([self._sign], "bucket.sign_removed")
         except StoreUnavailable as error:
@@ -145,13 +140,22 @@ class BucketStaging:
     def _publish_one(self, staged: Staged) -> None:
         waiting = self._waiting[staged.token]
         name = f"blobs/{staged.key}"
-        if isinstance(waiting, Upload):
-            waiting.finish("bucket.completed")
-        else:
-            # Keys hold a uuid: only a defect gives one out twice, and nothing is overwritten then.
-            self._bucket.put(name, waiting, "bucket.published", new=True)
+        try:
+            if isinstance(waiting, bytearray):
+                # Keys hold a uuid: only a defect gives one out twice, and nothing is overwritten then.
+                self._bucket.put(name, memoryview(waiting), "bucket.published", new=True)
+            else:
+                self._bucket.finish(waiting, name, staged.size_bytes, "bucket.completed")
+        finally:
+            # What could not be published is not used again.
+            self._forget(staged.token, name)
+
+    def _forget(self, token: str, name: str) -> None:
+        waiting = self._waiting.pop(token, None)
+        if isinstance(waiting, bytearray):
             self._free(len(waiting))
-        del self._waiting[staged.token]
+        elif waiting is not None:
+            _give_up(waiting, name)
 
     def _has_room(self, size_bytes: int) -> bool:
         with self._lock:

@@ -7,6 +7,7 @@ has ended. That is known of processes on the same file system only; ``host`` nam
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from regmeta.store.locks import try_lock
 from regmeta.store.paths import DIRECTORY, Root, wrapped
 
 LOCK_NAME: Final = "lock"
+_NOT_PLAIN: Final = re.compile(r"[^A-Za-z0-9._-]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,11 @@ class Claim:
 def folder_of(owner: UUID) -> str:
     """Return the name of a process's folder."""
     return f"staging/{owner.hex}"
+
+
+def sign_of(host: str) -> str:
+    """Return how a host is written in the name of a process's sign."""
+    return _NOT_PLAIN.sub("-", host)
 
 
 def claim_folder(root: Root) -> Claim:

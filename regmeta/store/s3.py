@@ -1,7 +1,4 @@
-"""Object storage: S3 and what speaks it, Google's and Azure's. The one module that knows the clients.
-
-Requests and retries are ``obstore``'s. ``botocore`` is used for what it has no call for: to find uploads that
-nobody finished and to give them up.
+"""Object storage: S3 and what speaks it, Google's and Azure's. The one module that knows ``obstore``.
 
 A request that got no answer may still take effect later. That is safe, as a key is used once: an object that
 appears after its tombstone has gone is one of those that the sweep finds.
@@ -9,28 +6,38 @@ appears after its tombstone has gone is one of those that the sweep finds.
 
 from __future__ import annotations
 
-import os
 import re
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import obstore
-from obstore.exceptions import AlreadyExistsError, BaseError, NotSupportedError, PreconditionError
+from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
 from obstore.store import AzureStore, GCSStore, S3Store
 
+from regmeta import metrics
 from regmeta.errors import StoreUnavailable
 from regmeta.failpoints import reach
+from regmeta.store.bucket_options import MIB, BucketOptions
+from regmeta.store.s3_parts import (
+    CONNECT_TIMEOUT_S,
+    MOST_PARTS,
+    PartsUpload,
+    S3Requests,
+    UploadGone,
+    endpoint_of,
+    without_secrets,
+)
+from regmeta.threads import Threads
 
 if TYPE_CHECKING:
     from obstore import WritableFile
 
 DELETED_AT_ONCE: Final = 1000  # what S3 takes in one request
 LISTED_AT_ONCE: Final = 1000
-MOST_PARTS: Final = 9_000  # S3 takes 10,000
-MIB: Final = 1024 * 1024
 _STREAM_BYTES: Final = 1 * MIB
 _LONGEST_REQUEST: Final = timedelta(hours=12)  # of a large object, however slowly it is read
 _ANSWER: Final = (
@@ -46,28 +53,28 @@ class KeyTaken(StoreUnavailable):
 
 
 @dataclass(frozen=True, slots=True)
-class BucketOptions:
-    """How a bucket is reached; see ``regmeta.settings.object_store``."""
-
-    endpoint: str = ""
-    region: str = ""
-    virtual_hosted: bool = False
-    part_bytes: int = 8 * MIB
-    parts_at_once: int = 4
-    requests_at_once: int = 8
-    retry_for: timedelta = timedelta(seconds=60)
-    read_timeout: timedelta = timedelta(seconds=30)
-    conditional_put: bool = True
-    checksums: bool = True
-
-
-@dataclass(frozen=True, slots=True)
 class Listed:
     """What a listing, or a look at one object, says."""
 
     name: str
     size_bytes: int
     modified_s: float
+
+
+class Upload(Protocol):
+    """An upload in parts, of which nothing is seen before it is finished."""
+
+    def write(self, piece: memoryview) -> None:
+        """Send bytes; waits while as many parts are under way as may be."""
+
+    def flush(self) -> None:
+        """Return when no byte of it is in memory any more, as far as the client can do that."""
+
+    def finish(self, point: str) -> None:
+        """Make it an object, durably."""
+
+    def abort(self) -> None:
+        """Give it up. Safe to call twice."""
 
 
 class Bucket:
@@ -89,7 +96,10 @@ class Bucket:
         self._bucket, _, self._prefix = path.partition("/")
         with self._translated(""):
             self._store = self._client()
-        self._is_conditional = options.conditional_put
+        self._requests = S3Requests(self.location, options) if self._scheme == "s3" else None
+        # Ours are few, and held by uploads of several threads at once.
+        self._turns = threading.BoundedSemaphore(options.parts_at_once)
+        self._pool = Threads(options.parts_at_once, thread_name_prefix="parts")
 
     # --- objects ------------------------------------------------------------------------------
 
@@ -133,24 +143,50 @@ class Bucket:
 
     def begin(self, name: str, size_bytes: int) -> Upload:
         """Begin an upload in parts, of which nothing is seen before it is finished."""
+        if self._requests is not None:
+            part_bytes = self.options.part_bytes
+            return PartsUpload(self._requests, name, size_bytes, part_bytes, self._pool, self._turns)
         least = -(-size_bytes // MOST_PARTS)
         part_bytes = max(self.options.part_bytes, -(-least // MIB) * MIB)
         with self._translated(name):
             writer = obstore.open_writer(
                 self._store, name, buffer_size=part_bytes, max_concurrency=self.options.parts_at_once
             )
-        return Upload(self, name, size_bytes, writer)
+        return WriterUpload(self, name, writer)
 
-    def delete(self, names: Sequence[str], point: str) -> None:
-        """Remove objects. One that is not there is no error."""
+    def finish(self, upload: Upload, name: str, size_bytes: int, point: str) -> None:
+        """Make an upload an object, durably, and see that it is as long as it should be.
+
+        Where the answer to this was lost, the server may know no such upload any more: then the object says
+        whether it was finished. Nobody else writes under its name.
+        """
+        gone: UploadGone | None = None
+        try:
+            upload.finish(point)
+        except UploadGone as error:
+            gone = error
+        found = self.head(name)
+        if found is None or found.size_bytes != size_bytes:
+            if gone is not None:
+                raise gone
+            there = "nothing" if found is None else f"{found.size_bytes} bytes"
+            raise StoreUnavailable(
+                f"{self.location}/{name}: {size_bytes} bytes were written, {there} is there"
+            )
+
+    def delete(self, names: Sequence[str], point: str) -> bool:
+        """Remove objects. One that is not there is no error; tell whether the server said so of any."""
+        any_missing = False
         for start in range(0, len(names), DELETED_AT_ONCE):
             some = names[start : start + DELETED_AT_ONCE]
             with self._translated(some[0]):
-                try:
+                if self._scheme == "s3":
+                    # It does not say which were there; "not found" is said of the bucket.
                     obstore.delete(self._store, some)
-                except FileNotFoundError:
-                    self._delete_each(some)
+                else:
+                    any_missing |= self._delete_each(some)
             reach(point)
+        return any_missing
 
     def walk(self, folder: str) -> Iterator[Listed]:
         """List all objects below a folder. It is whole, or it raises."""
@@ -175,42 +211,39 @@ class Bucket:
 
         Only S3 has them: Google's and Azure's expire by themselves.
         """
-        if self._scheme != "s3":
+        if self._requests is None:
             return 0
-        client = self._requests()
-        # By the server's clock: it says when each was begun.
-        dead = []
-        with self._translated(folder):
-            pages = client.get_paginator("list_multipart_uploads")
-            for page in pages.paginate(Bucket=self._bucket, Prefix=self._full_name(folder) + "/"):
-                now = _server_time(page)
-                for upload in page.get("Uploads", ()):
-                    if (now - upload["Initiated"]).total_seconds() >= older_than_s:
-                        dead.append((upload["Key"], upload["UploadId"]))
-        for key, upload_id in dead:
-            with self._translated(key):
-                try:
-                    client.abort_multipart_upload(Bucket=self._bucket, Key=key, UploadId=upload_id)
-                except client.exceptions.NoSuchUpload:
-                    continue  # another sweep was faster, or it was finished
+        count = 0
+        for each in [each for each in self._requests.unfinished(folder) if each.age_s >= older_than_s]:
+            count += self._requests.abort(each.name, each.upload_id)
             reach(point)
-        return len(dead)
+        return count
+
+    def close(self) -> None:
+        """End the threads."""
+        self._pool.shutdown()
 
     # --- inside ---------------------------------------------------------------------------------
 
     def _client(self) -> S3Store | GCSStore | AzureStore:
         options = self.options
         retries: Any = {"max_retries": 20, "retry_timeout": options.retry_for}
-        client: Any = {"timeout": _LONGEST_REQUEST, "read_timeout": options.read_timeout}
+        client: Any = {
+            "timeout": _LONGEST_REQUEST,
+            "read_timeout": options.read_timeout,
+            "connect_timeout": timedelta(seconds=CONNECT_TIMEOUT_S),
+        }
         prefix = self._prefix or None
         if self._scheme == "gs":
             return GCSStore(self._bucket, prefix=prefix, client_options=client, retry_config=retries)
         if self._scheme == "az":
             return AzureStore(self._bucket, prefix=prefix, client_options=client, retry_config=retries)
-        endpoint = self._endpoint()
+        endpoint = endpoint_of(options)
         given: dict[str, Any] = {"virtual_hosted_style_request": options.virtual_hosted}
         if endpoint:
-            given["endpoint"] = endpoint
+            # Of a host for each bucket this client wants the bucket's, the other one makes it itself.
+            scheme, _, host = endpoint.partition("://")
+            given["endpoint"] = f"{scheme}://{self._bucket}.{host}" if options.virtual_hosted else endpoint
             client["allow_http"] = endpoint.startswith("http://")
         if options.region:
             given["region"] = options.region
@@ -218,43 +251,21 @@ class Bucket:
             given["checksum_algorithm"] = "sha256"
         return S3Store(self._bucket, prefix=prefix, client_options=client, retry_config=retries, **given)
 
-    def _endpoint(self) -> str:
-        environment = os.environ.get
-        return (
-            self.options.endpoint
-            or environment("AWS_ENDPOINT_URL_S3")
-            or environment("AWS_ENDPOINT_URL")
-            or ""
-        )
-
-    def _requests(self) -> Any:
-        try:
-            import botocore.config
-            import botocore.session
-        except ImportError as error:
-            raise StoreUnavailable(
-                f"{self.location}: unfinished uploads cannot be found ({error}): pip install 'regmeta[s3]'"
-            ) from error
-        style = "virtual" if self.options.virtual_hosted else "path"
-        config = botocore.config.Config(
-            s3={"addressing_style": style}, read_timeout=self.options.read_timeout.total_seconds()
-        )
-        region = self.options.region or os.environ.get("AWS_REGION")
-        with self._translated(""):
-            session = botocore.session.get_session()
-            return session.create_client(
-                "s3", endpoint_url=self._endpoint() or None, region_name=region, config=config
-            )
-
     def _put_new(self, name: str, content: bytes | memoryview) -> bool:
-        """Write an object that is not there; tell whether it was not."""
-        if self._is_conditional:
+        """Write an object that is not there; tell whether it was not.
+
+        Its name is given to one writer, so it is safe to write it without a condition: that is tried again
+        where no answer came, a conditional one is not.
+        """
+        if self.options.conditional_put:
             try:
                 obstore.put(self._store, name, content, mode="create")
             except (AlreadyExistsError, PreconditionError):
                 return False
-            except NotSupportedError:
-                self._is_conditional = False
+            except PermissionError:
+                raise
+            except (BaseError, OSError):  # not understood, or no answer
+                pass
             else:
                 return True
         if self.head(name) is not None:
@@ -262,21 +273,20 @@ class Bucket:
         obstore.put(self._store, name, content, use_multipart=False)
         return True
 
-    def _delete_each(self, names: Sequence[str]) -> None:
+    def _delete_each(self, names: Sequence[str]) -> bool:
+        any_missing = False
         for name in names:
             with self._translated(name):
                 try:
                     obstore.delete(self._store, name)
                 except FileNotFoundError:
-                    continue
+                    any_missing = True
+        return any_missing
 
     def _pieces(self, name: str, pieces: Iterator[Any]) -> Iterator[memoryview]:
         with self._translated(name):
             for piece in pieces:
                 yield memoryview(piece)
-
-    def _full_name(self, name: str) -> str:
-        return f"{self._prefix}/{name}" if self._prefix else name
 
     @contextmanager
     def _translated(self, name: str) -> Iterator[None]:
@@ -287,22 +297,21 @@ class Bucket:
         except StoreUnavailable:
             raise
         except _NOT_OURS as error:
-            raise StoreUnavailable(f"{where}: {_said(error)}") from error
-        except Exception as error:
-            # botocore's errors have no base that can be named before it is imported.
-            if not type(error).__module__.startswith("botocore"):
-                raise
+            metrics.STORE_ERRORS.add(1, type(error).__name__)
             raise StoreUnavailable(f"{where}: {_said(error)}") from error
 
 
-class Upload:
-    """An upload in parts. Used by one thread; nothing is seen of it before :meth:`finish`."""
+class WriterUpload:
+    """An upload in parts by ``obstore``'s own writer, for servers that do not speak S3.
 
-    def __init__(self, bucket: Bucket, name: str, size_bytes: int, writer: WritableFile) -> None:
+    Its last part is in memory until it is finished.
+    """
+
+    def __init__(self, bucket: Bucket, name: str, writer: WritableFile) -> None:
         self._bucket = bucket
         self._name = name
-        self._size_bytes = size_bytes
         self._writer = writer
+        self._is_open = True
 
     def write(self, piece: memoryview) -> None:
         """Send bytes; waits while as many parts are under way as may be."""
@@ -310,21 +319,21 @@ class Upload:
             # The client keeps what it is given until it is sent; the caller's buffer is filled again before.
             self._writer.write(bytes(piece))
 
+    def flush(self) -> None:
+        """Do nothing: this client sends the last part when it is closed."""
+
     def finish(self, point: str) -> None:
-        """Make it an object, durably, and see that it is as long as it should be."""
+        """Make it an object, durably."""
         with self._bucket._translated(self._name):
             self._writer.close()
+        self._is_open = False
         reach(point)
-        found = self._bucket.head(self._name)
-        if found is None or found.size_bytes != self._size_bytes:
-            there = "nothing" if found is None else f"{found.size_bytes} bytes"
-            where = f"{self._bucket.location}/{self._name}"
-            raise StoreUnavailable(f"{where}: {self._size_bytes} bytes were written, {there} is there")
 
     def abort(self) -> None:
-        """Give it up. The server forgets what it was sent."""
-        if self._writer.closed():
+        """Give it up. Safe to call twice."""
+        if not self._is_open:
             return
+        self._is_open = False
         reason = StoreUnavailable("given up")
         with self._bucket._translated(self._name):
             self._writer.__exit__(type(reason), reason, None)
@@ -334,18 +343,11 @@ def _listed(found: Any) -> Listed:
     return Listed(found["path"], found["size"], found["last_modified"].timestamp())
 
 
-def _server_time(page: Any) -> datetime:
-    from email.utils import parsedate_to_datetime
-
-    date = page.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date")
-    return parsedate_to_datetime(date) if date else datetime.now(UTC)
-
-
 def _said(error: Exception) -> str:
     text = str(error)
     status, code, message = (found.search(text) for found in _ANSWER)
     if status is not None:
         words = [status[1].strip(), *(found[1] for found in (code, message) if found is not None)]
-        return f"the server answered {', '.join(words)}"
+        return without_secrets(f"the server answered {', '.join(words)}")
     lines = (line.strip() for line in text.splitlines() if line.strip())
-    return next(lines, type(error).__name__)[:500]
+    return without_secrets(next(lines, type(error).__name__))[:500]

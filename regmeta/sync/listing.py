@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
@@ -24,6 +23,7 @@ from regmeta.sync.policy import ContentRule, Policy
 from regmeta.sync.records import KEYS_AT_ONCE, known_items
 from regmeta.sync.selection import exact_repositories, select_repositories, select_tags
 from regmeta.sync.watched import Halt
+from regmeta.threads import Threads
 
 
 @dataclass(slots=True)
@@ -75,7 +75,7 @@ def list_tags(
             found.error = without_frames(error)
         return found
 
-    with ThreadPoolExecutor(policy.images_at_once, thread_name_prefix="list") as pool:
+    with Threads(policy.images_at_once, thread_name_prefix="list") as pool:
         try:
             yield from pool.map(of, wanted)
         except GeneratorExit:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from concurrent.futures import TimeoutError as Unfinished
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -35,6 +35,7 @@ from regmeta.sync.pipeline import is_ours
 from regmeta.sync.records import ItemOutcome, known_items
 from regmeta.sync.run import Mirror, sync_image
 from regmeta.sync.selection import select_tags
+from regmeta.threads import Threads
 
 AT_ONCE: Final = 8  # images that are brought at the same time for one policy
 
@@ -60,7 +61,7 @@ class OnDemand:
     def __init__(self, mirrors: Sequence[Mirror]) -> None:
         self._mirrors = [mirror for mirror in mirrors if mirror.policy.on_demand]
         self._pools = {
-            mirror.policy.name: ThreadPoolExecutor(AT_ONCE, thread_name_prefix=f"demand-{mirror.policy.name}")
+            mirror.policy.name: Threads(AT_ONCE, thread_name_prefix=f"demand-{mirror.policy.name}")
             for mirror in self._mirrors
         }
         self._lock = threading.Lock()

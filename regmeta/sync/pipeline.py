@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
@@ -35,6 +35,7 @@ from regmeta.oci.digest import Digest
 from regmeta.sync.items import Item, Look
 from regmeta.sync.records import ItemOutcome, Outcome
 from regmeta.sync.watched import Halt
+from regmeta.threads import Threads
 
 # What is wrong with this registry, not with an image or an upstream: then nothing more can be done here.
 _OURS: Final = (Unavailable, Locked, SchemaMismatch, IdentityMismatch)
@@ -138,9 +139,9 @@ class Pipeline:
         source = iter(items)
         with (
             # Of its own: an upstream that is slow holds up no other.
-            ThreadPoolExecutor(COPYING_THREADS, thread_name_prefix="copy") as self._copying,
-            ThreadPoolExecutor(self._window, thread_name_prefix="look") as looking,
-            ThreadPoolExecutor(COMMITTING, thread_name_prefix="commit") as committing,
+            Threads(COPYING_THREADS, thread_name_prefix="copy") as self._copying,
+            Threads(self._window, thread_name_prefix="look") as looking,
+            Threads(COMMITTING, thread_name_prefix="commit") as committing,
         ):
             try:
                 while self._go_on(source, looking, committing):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,8 +55,18 @@ def bare(home: Path) -> Command:
     return command
 
 
+@pytest.fixture(scope="session")
+def new_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A registry as ``init`` makes it, to be copied."""
+    home = tmp_path_factory.mktemp("new") / "registry"
+    environment = {name: None for name in os.environ if name.startswith("REGMETA_")}
+    done = CliRunner().invoke(app, ["--home", str(home), "init"], env=environment)
+    assert done.exit_code == 0, done.output
+    return home
+
+
 @pytest.fixture
-def regmeta(bare: Command, home: Path) -> Command:
+def regmeta(bare: Command, home: Path, new_home: Path) -> Command:
     """Run a command on a registry that was made."""
-    assert bare("--home", home, "init").code == 0
+    shutil.copytree(new_home, home)
     return lambda *arguments: bare("--home", home, *arguments)

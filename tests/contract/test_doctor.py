@@ -26,6 +26,8 @@ from tests.support.registry import change, dump, import_all, open_parts, setting
 
 TEST_SERVER = {"fsync", "full_page_writes", "synchronous_commit"}
 """What the tests' server is set up without, to be fast."""
+OF_TESTS = TEST_SERVER | {"rights", "autovacuum"}
+"""And what it is without to be the same each time; and tests connect as a superuser."""
 
 
 def examined(settings: Settings, *, pages: bool = False) -> dict[str, Check]:
@@ -33,7 +35,7 @@ def examined(settings: Settings, *, pages: bool = False) -> dict[str, Check]:
     found = examine(settings, pages=pages)
     assert all(check.advice for check in found if check.level != "ok"), found
     assert all(check.found for check in found)
-    return {check.name: check for check in found if is_file(settings) or check.name not in TEST_SERVER}
+    return {check.name: check for check in found if is_file(settings) or check.name not in OF_TESTS}
 
 
 def wrong(settings: Settings) -> dict[str, str]:

@@ -204,13 +204,16 @@ def test_healed_layer_is_adopted_from_the_sound_copy(settings: Settings, rich: D
 
 
 @pytest.mark.soak_on_postgresql
+@pytest.mark.parametrize("piece", [50, pytest.param(lost.PIECE_MANIFESTS, marks=pytest.mark.soak)])
 def test_large_repository_comes_back_in_pieces_that_each_commit(
-    settings: Settings, layout: Path, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, layout: Path, monkeypatch: pytest.MonkeyPatch, piece: int
 ) -> None:
+    monkeypatch.setattr(lost, "PIECE_MANIFESTS", piece)
+    count = 2 * piece + piece // 10
     builder = LayoutBuilder()
     base = builder.layer(b"base")
-    images = [builder.image([base], builder.config([base], n=str(number))) for number in range(1050)]
-    for number in range(0, 1050, 2):
+    images = [builder.image([base], builder.config([base], n=str(number))) for number in range(count)]
+    for number in range(0, count, 2):
         builder.tag(images[number], f"v{number}")
     builder.tag(builder.index(images[:9]), "index")
     builder.tag(builder.index([builder.index(images[1:9])]), "nested")
@@ -231,7 +234,7 @@ def test_large_repository_comes_back_in_pieces_that_each_commit(
     with failpoints.armed(stop_at_third), pytest.raises(Stop):
         rebuilt(settings)
     database, store = open_parts(settings)
-    assert counts(database, "manifests", "tags") == {"manifests": 1000, "tags": 0}
+    assert counts(database, "manifests", "tags") == {"manifests": 2 * piece, "tags": 0}
     store.close()
     database.close()
     report = rebuilt(settings)
@@ -249,8 +252,9 @@ def points_of_a_rebuild(settings: Settings) -> list[str]:
 
 @pytest.mark.soak_on_postgresql
 @pytest.mark.inconsistent
+@pytest.mark.parametrize("every", [8, pytest.param(1, marks=pytest.mark.soak)])
 def test_rebuild_stopped_at_any_point_and_run_again_ends_as_if_it_was_not(
-    settings: Settings, rich: Dump, tmp_path: Path
+    settings: Settings, rich: Dump, tmp_path: Path, every: int
 ) -> None:
     Path(settings.store).rename(tmp_path / "copy")
     shutil.copytree(tmp_path / "copy", settings.store)
@@ -258,7 +262,7 @@ def test_rebuild_stopped_at_any_point_and_run_again_ends_as_if_it_was_not(
     assert {"rebuild.committed", "rebuild_identity.committed", "rebuild_complete.committing"} <= set(points)
     tries = sorted({(name, min(points.count(name), number)) for name in points for number in (1, 2, 7)})
     assert len(tries) > 30
-    for name, number in tries:
+    for name, number in tries[::every]:
         lose_database(settings)
         shutil.rmtree(settings.store)
         shutil.copytree(tmp_path / "copy", settings.store)

@@ -10,8 +10,11 @@ A comment before a block changes that:
 ``<!-- docs: needs PROGRAM ... -->``   without that program the page is skipped
 ``<!-- docs: not run: REASON -->``     the block is only shown
 
+Where a page says ``localhost:8333`` there is an S3 server.
+
 Where a page says ``localhost:5000`` there is a registry that speaks plain HTTP, for that page alone. It has
 the examples: ``team/hello`` (the signed sample, and its tag ``latest``) and ``team/old`` (Docker's formats).
+Where it has a socket in ``/run/postgresql`` there is a PostgreSQL, and a replica of it in ``/run/replica``.
 """
 
 from __future__ import annotations
@@ -22,17 +25,21 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 import pytest
 import typer.main
 
 from regmeta.cli.root import app
+from tests.support.copies import use_client_programs
 from tests.support.registries.bad_registry import BadRegistry
+from tests.support.replica import streaming
+from tests.support.seaweed import Buckets
 
 ROOT: Final = Path(__file__).parents[2]
 README: Final = ROOT / "README.md"
@@ -43,7 +50,14 @@ INSTALL_TIMEOUT_S: Final = 600
 REGISTRY: Final = "localhost:5000"
 """What pages call a remote registry; the one that stands in for it has another port."""
 
+SERVER: Final = "/run/postgresql"
+FOLLOWER: Final = "/run/replica"
+"""Where pages have the sockets of a PostgreSQL and its replica."""
+
 EXAMPLES: Final = {"sample": "team/hello", "sample-artifacts": "team/hello", "sample-docker": "team/old"}
+
+OBJECT_STORAGE: Final = "localhost:8333"
+"""What pages call an S3 server."""
 
 SET_UP_BLOCKS: Final = 2
 """README begins with this many blocks that install regmeta: to use it, and to test it."""
@@ -137,7 +151,13 @@ def test_ci_runs_the_test_command_of_readme() -> None:
 @pytest.mark.docs
 @pytest.mark.timeout(PAGE_TIMEOUT_S + 30)
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
-def test_commands_of_a_page_do_what_it_shows(page: Path, copy: Path, tmp_path: Path) -> None:
+def test_commands_of_a_page_do_what_it_shows(
+    page: Path,
+    copy: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
+) -> None:
     """Every command that a reader can paste works, and says what the page says that it says."""
     shown = [block for block in runnable(page) if block.is_run]
     if page == README:
@@ -149,8 +169,17 @@ def test_commands_of_a_page_do_what_it_shows(page: Path, copy: Path, tmp_path: P
         pytest.skip(f"needs {', '.join(sorted(absent))}")
     steps = [step for block in shown for step in steps_of(block)]
 
-    with remote_registry() as address:
-        result = run_steps(steps, copy, tmp_path, address)
+    with ExitStack() as stack:
+        places = {REGISTRY: stack.enter_context(remote_registry())}
+        if any(OBJECT_STORAGE in step.command for step in steps):
+            buckets: Buckets = request.getfixturevalue("buckets")
+            places[OBJECT_STORAGE] = buckets.endpoint.removeprefix("http://")
+        if any(SERVER in step.command for step in steps):
+            use_client_programs(monkeypatch)
+            servers = stack.enter_context(streaming(durable=True))
+            places[SERVER] = str(servers.primary.socket_folder)
+            places[FOLLOWER] = str(servers.standby.socket_folder)
+        result = run_steps(steps, copy, tmp_path, places)
 
     for step, output, status in zip(steps, result.output, result.status, strict=False):
         told = f"{page.name}:{step.line}: {step.command}\nstatus {status}, it wrote:\n{output}"
@@ -300,14 +329,19 @@ def remote_registry() -> Iterator[str]:
         yield f"localhost:{registry.host.rpartition(':')[2]}"
 
 
-def run_steps(steps: list[Step], copy: Path, tmp_path: Path, registry: str = REGISTRY) -> Run:
-    """Run steps in one shell; stops where one that must succeed does not."""
+def run_steps(
+    steps: list[Step], copy: Path, tmp_path: Path, places: Mapping[str, str] = MappingProxyType({})
+) -> Run:
+    """Run steps in one shell; stops where one that must succeed does not. Others stand in for *places*."""
     work = tmp_path / "steps"
     work.mkdir()
     script = ["set -euo pipefail"]
     for number, step in enumerate(steps):
         path = work / str(number)
-        path.write_text(step.command.replace(REGISTRY, registry) + "\n")
+        command = step.command
+        for shown, real in places.items():
+            command = command.replace(shown, real)
+        path.write_text(command + "\n")
         # An exit status that is looked at switches `set -e` off, also inside of what is sourced.
         goes_on = "" if step.shown is None else f' && echo 0 >"{path}.status" || echo $? >"{path}.status"'
         script.append(f'echo 1 >"{path}.status"')
@@ -321,7 +355,9 @@ def run_steps(steps: list[Step], copy: Path, tmp_path: Path, registry: str = REG
         status = work / f"{number}.status"
         if status.exists():
             output = (work / f"{number}.out").read_text("utf-8", "replace")
-            result.output.append(output.replace(str(tmp_path / "home"), "~").replace(registry, REGISTRY))
+            for shown, real in {"~": str(tmp_path / "home"), **places}.items():
+                output = output.replace(real, shown)
+            result.output.append(output)
             result.status.append(int(status.read_text()))
     assert result.status, ran.stdout
     return result

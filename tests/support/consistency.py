@@ -17,6 +17,7 @@ from sqlalchemy.engine import Connection
 from regmeta.db import Database
 from regmeta.store import BlobStore
 from tests.support import derived, snapshot_check
+from tests.support.bucket_files import as_folder
 
 Row = dict[str, Any]
 
@@ -39,8 +40,9 @@ def assert_consistent(database: Database, store: BlobStore) -> None:
 
 def findings(database: Database, store: BlobStore) -> list[str]:
     """Return what does not hold, in words."""
-    with database.engine.connect() as connection:
-        return list(_Check(connection, Path(store.location)).run())
+    scratch = getattr(store, "scratch", "")
+    with as_folder(store.location, scratch) as root, database.engine.connect() as connection:
+        return list(_Check(connection, root).run())
 
 
 class _Check:

@@ -12,6 +12,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from regmeta.app import Writing
+from regmeta.app.stores import open_store
 from regmeta.db import Database
 from regmeta.ingest.local_registry import LocalRegistry
 from regmeta.ingest.plan import CommitResult, ImageOutcome, ImageRequest, Lifetimes, PlannedImage
@@ -20,11 +21,13 @@ from regmeta.models import Base
 from regmeta.oci import names
 from regmeta.oci.digest import Digest
 from regmeta.settings import Settings
+from regmeta.settings.postgresql import server_of
 from regmeta.sources import Source
 from regmeta.sources.open import open_source
-from regmeta.store.filesystem import FilesystemStore
+from regmeta.store import BlobStore
 from regmeta.store.locks import FileLock
 from tests.builders import Json, LayoutBuilder, parsed
+from tests.support.bucket_files import BucketFiles, is_bucket
 
 ACTOR = "tester"
 NOW = timedelta()
@@ -38,12 +41,13 @@ def settings_of(home: Path, database_url: str, **others: Any) -> Settings:
     return Settings(home=str(home), database=database_url, **values)
 
 
-def open_parts(settings: Settings) -> tuple[Database, FilesystemStore]:
+def open_parts(settings: Settings) -> tuple[Database, BlobStore]:
     """Open a registry without a check and without clearing up."""
     lock = None
     if settings.database.startswith("sqlite:///"):
         lock = FileLock(settings.database.removeprefix("sqlite:///") + ".lock", 30)
-    return Database(settings.database, file_lock=lock), FilesystemStore(settings.store)
+    server = server_of(settings.postgresql)
+    return Database(settings.database, file_lock=lock, server=server), open_store(settings)
 
 
 # --- images -----------------------------------------------------------------------------------
@@ -196,7 +200,10 @@ def dump(database: Database) -> dict[str, list[tuple[Any, ...]]]:
 
 
 def objects(store: Any) -> dict[str, int]:
-    """Return the keys of all objects that lie in a store's folder, with their sizes."""
+    """Return the keys of all objects that lie in a store, with their sizes."""
+    if is_bucket(store.location):
+        found = BucketFiles(store.location).sizes("blobs/sha")
+        return {name.removeprefix("blobs/"): size for name, size in found.items()}
     root = Path(store.location) / "blobs"
     return {str(path.relative_to(root)): path.stat().st_size for path in root.rglob("*") if path.is_file()}
 

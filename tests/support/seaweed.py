@@ -9,9 +9,7 @@ from pathlib import Path
 from unittest.mock import patch
 from uuid import uuid4
 
-import obstore
-from obstore.store import S3Store
-
+from tests.support.bucket_files import BucketFiles
 from tests.support.seaweed_server import ACCESS_KEY, BUCKET, SECRET_KEY
 from tests.support.shared_server import shared_server
 
@@ -43,5 +41,5 @@ def shared_buckets(folder: Path) -> Iterator[Buckets]:
     script = Path(__file__).with_name("seaweed_server.py")
     with shared_server(folder, script) as found, patch.dict(os.environ, reaching(found["endpoint"])):
         # The bucket is made with the first object.
-        obstore.put(S3Store(BUCKET, client_options={"allow_http": True}), "t", b"")
+        BucketFiles(f"s3://{BUCKET}").write("t", b"")
         yield Buckets(found["endpoint"])

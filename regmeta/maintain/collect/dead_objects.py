@@ -19,7 +19,7 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from regmeta import db
+from regmeta import db, metrics
 from regmeta.db import Database
 from regmeta.errors import StoreUnavailable
 from regmeta.ingest.plan import Lifetimes
@@ -130,6 +130,8 @@ def delete_dead_objects(
                 sizes = retried(partial(_note_deleted, database, gone, lifetimes))
                 report.deleted += len(sizes)
                 report.size_bytes += sum(size or 0 for size in sizes)
+                metrics.DELETED_OBJECTS.add(len(sizes))
+                metrics.DELETED_BYTES.add(sum(size or 0 for size in sizes))
             elif gone:
                 report.forgotten += retried(partial(_drop, database, gone))
             deletion.note(gone, errors)
@@ -227,6 +229,7 @@ class _Deletion:
             CollectionPaused: it is.
         """
         if errors:
+            metrics.COLLECTION_FAILURES.add(len(errors), "object")
             retried(partial(_note_failed, self._database, errors))
             self._report.failures += errors.values()
         elif gone:

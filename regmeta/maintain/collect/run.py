@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
 
-from regmeta import db
+from regmeta import db, metrics
 from regmeta.errors import Error, Refused, Unavailable
 from regmeta.ingest.retry import retried
 from regmeta.ingest.unit_of_work import Writer
@@ -133,6 +133,8 @@ class _Run:
                 continue
             self._count(1, done.blobs, {})
             self.report.manifests += done.manifests
+            metrics.COLLECTED.add(done.manifests, "manifest")
+            metrics.COLLECTED.add(done.is_empty, "repository")
             self.report.repositories += done.is_empty
         return busy
 
@@ -156,6 +158,7 @@ class _Run:
         if done is not None:
             self._count(done.tasks, done.blobs, done.failed)
             self.report.manifests += done.manifests
+            metrics.COLLECTED.add(done.manifests, "manifest")
             if done.manifests:
                 self._touched.add(repository_id)
         return done
@@ -184,6 +187,8 @@ class _Run:
         tasks.note_failed(self._writer.database, failed)
         self.report.tasks += worked_on
         self.report.blobs += blobs
+        metrics.COLLECTED.add(blobs, "blob")
+        metrics.COLLECTION_FAILURES.add(len(failed), "task")
         self.report.failures += self._named(failed)
         self.progress.advanced(worked_on)
 

@@ -1,4 +1,4 @@
-"""The backstop: objects that no row knows get a tombstone.
+"""The backstop: objects that no row knows get a tombstone, and uploads that nobody will finish are given up.
 
 Every object has an intent before it exists, so one that is in a listing and, afterwards, in no table belongs
 to nobody (I2). The listing comes first, the rows are read after it.
@@ -45,10 +45,13 @@ class SweepReport:
     too_young: int  # of these, left alone for now
     kept: int  # of these, left alone since they may heal a damaged blob
     buried: int
+    aborted_uploads: int = 0  # begun in a bucket longer ago than any upload takes
 
 
 def sweep(database: Database, store: BlobStore, lifetimes: Lifetimes, *, force: bool = False) -> SweepReport:
     """Give a tombstone to each object that no row knows and that is older than any upload.
+
+    In a bucket, uploads that old are given up as well: they are no objects, and take room.
 
     The store's clock decides only when. Safe beside writers, collectors and a rebuild.
 
@@ -84,7 +87,9 @@ def sweep(database: Database, store: BlobStore, lifetimes: Lifetimes, *, force: 
     for some in _chunks(iter(old)):
         gone, left = retried(partial(_bury, database, some, lifetimes))
         buried, kept = buried + gone, kept + left
-    return SweepReport(objects, len(unknown), len(unknown) - len(old), kept, buried)
+    # Last: it takes rights of its own, and what can be buried is by now.
+    aborted = store.abort_uploads(lifetimes.max_upload.total_seconds())
+    return SweepReport(objects, len(unknown), len(unknown) - len(old), kept, buried, aborted)
 
 
 def _bury(database: Database, some: Sequence[ObjectInfo], lifetimes: Lifetimes) -> tuple[int, int]:

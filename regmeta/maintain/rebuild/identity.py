@@ -23,7 +23,7 @@ from regmeta.db import Database
 from regmeta.errors import IdentityMismatch, Refused
 from regmeta.ingest.adopt import lock_adoption
 from regmeta.ingest.retry import retried
-from regmeta.maintain.setup import RECORD, Identity, read_identity, read_record
+from regmeta.maintain.setup import RECORD, Identity, check_filled, read_identity, read_record
 from regmeta.models import Blob, Intent, Repository, StoreIdentity, Tombstone
 from regmeta.store import BlobStore, Staging
 
@@ -41,6 +41,7 @@ def tie(database: Database, store: BlobStore, greatest_epoch: int) -> Identity:
     record = read_record(store)
     if record is None:
         raise IdentityMismatch(f"{store.location} holds no {RECORD}: it is no store, or is not mounted")
+    check_filled(store, record)
     new = Identity(record.store_id, uuid4(), max(record.epoch, greatest_epoch) + 1)
     # Another run may begin at the same moment; then this one goes on with its row.
     found, hold = retried(lambda: _found_or_made(database, new))

@@ -145,6 +145,7 @@ def plan_of(writer: Writer, piece: Piece, ingest_id: UUID) -> CommitPlan:
         TagTerms(writer.lifetimes.garbage, immutable=None),
         adopted=piece.adopted,
         lost=piece.lost,
+        store_id=writer.store_id,
     )
 
 

@@ -170,7 +170,7 @@ class _Repair:
     def _heal(self, finding: Finding) -> str:
         digest = Digest.parse(finding.subject)
         if finding.row_id is not None and finding.key is not None:
-            mark_damaged(self._writer.database, [(finding.row_id, finding.key)])
+            mark_damaged(self._writer.database, [(finding.row_id, finding.key)], self._writer.store_id)
         size_bytes = blob(self._writer.database, digest).size_bytes
         healed_by = heal(self._writer, digest, size_bytes, self._copies.of(digest, finding.key))
         return "healed meanwhile" if healed_by is None else f"healed from {healed_by}"

@@ -7,7 +7,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -23,6 +23,7 @@ from regmeta.models import Blob
 from regmeta.oci.digest import Digest
 from regmeta.store import COPY_BUFFER_BYTES, BlobStore, ObjectMissing
 from regmeta.store.paths import is_key
+from regmeta.threads import Threads
 
 FAILED_READS: Final = 20  # in a row, each tried twice: the store is away rather than ten objects bad
 GROUP_BYTES: Final = 4 * 1024 * 1024  # [bytes] of small objects that one task hashes
@@ -137,7 +138,7 @@ class DataCheck:
             StoreUnavailable: an object could not be read; that is not taken for damage.
         """
         waiting: deque[Future[Hashed]] = deque()
-        with ThreadPoolExecutor(self._jobs, thread_name_prefix="hash") as pool:
+        with Threads(self._jobs, thread_name_prefix="hash") as pool:
             try:
                 for group in self._groups(subset, seed, after):
                     waiting.append(pool.submit(self._hash_group, group, advanced))

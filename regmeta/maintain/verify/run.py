@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any, Final, Protocol
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import sqlalchemy as sa
 
@@ -125,7 +125,7 @@ def verify(
     report.findings = list(dict.fromkeys(report.findings))
     if options.mark:
         check_plausible(database, report.findings)
-        report.marked = _mark(database, report.findings)
+        report.marked = _mark(database, report.findings, identity.store_id)
         # What collection cannot make worse does not hold it up. A run that went on from an earlier one has
         # not seen all bytes as they are now.
         if {finding.kind for finding in report.findings} <= HARMLESS and report.resumed_at is None:
@@ -225,9 +225,10 @@ def _finding(item: dict[str, Any]) -> Finding:
     return Finding(**{**item, "kind": Kind(item["kind"]), "used_by": tuple(item["used_by"])})
 
 
-def _mark(database: Database, findings: list[Finding]) -> int:
+def _mark(database: Database, findings: list[Finding], store_id: UUID) -> int:
     # Of the object that was looked at: one that was healed meanwhile has another key.
     return mark_damaged(
         database,
         {(f.row_id, f.key) for f in findings if f.kind in OF_OBJECTS and f.row_id is not None and f.key},
+        store_id,
     )

@@ -7,6 +7,7 @@ from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from regmeta import metrics
 from regmeta.errors import RemoteUnavailable, UnsafeRemote, UsageError
 from regmeta.sources.registry.addresses import Guard, Reach, Resolver, resolve
 from regmeta.sources.registry.answers import MAX_SMALL_BODY, refusal
@@ -170,8 +171,10 @@ class Endpoint:
             self._count()
             answer = self._connections.send(call.method, place, target, headers=headers, reach=reach)
         except BaseException:
+            metrics.REMOTE_REQUESTS.add(1, call.method, "none")
             self._limits.free_slot()
             raise
+        metrics.REMOTE_REQUESTS.add(1, call.method, str(answer.status))
         return Response(
             answer,
             url=place.origin + target,

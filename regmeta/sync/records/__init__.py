@@ -21,6 +21,7 @@ from regmeta.sync.records.items import (
     next_retry_at,
     note_items,
 )
+from regmeta.sync.records.progress import RunState, run_state
 from regmeta.sync.records.runs import begin_run, finish_run, last_run, prune_runs
 from regmeta.sync.records.values import (
     LONGEST_TEXT,
@@ -45,6 +46,7 @@ __all__ = [
     "Outcome",
     "RunCounts",
     "RunOutcome",
+    "RunState",
     "begin_run",
     "due_retries",
     "failing_items",
@@ -54,4 +56,5 @@ __all__ = [
     "next_retry_at",
     "note_items",
     "prune_runs",
+    "run_state",
 ]

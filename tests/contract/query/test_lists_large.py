@@ -187,9 +187,23 @@ _piece = st.sampled_from(
 _names = st.from_regex(r"[ab][ab._-]{0,3}(?:/[ab1-3][ab_]{0,2}){0,2}", fullmatch=True)
 
 
-@given(st.lists(_piece, min_size=1, max_size=6).map("".join), st.lists(_names, min_size=1, max_size=8))
-@settings(max_examples=300, deadline=None)
+_patterns = st.lists(_piece, min_size=1, max_size=6).map("".join)
+
+
+@given(_patterns, st.lists(_names, min_size=1, max_size=8))
+@settings(max_examples=60, deadline=None)
 def test_what_a_pattern_matches_is_never_left_out_by_the_statement(pattern: str, names: list[str]) -> None:
+    check_pattern(pattern, names)
+
+
+@pytest.mark.soak
+@given(_patterns, st.lists(_names, min_size=1, max_size=8))
+@settings(max_examples=1000, deadline=None)
+def test_what_many_patterns_match_is_never_left_out(pattern: str, names: list[str]) -> None:
+    check_pattern(pattern, names)
+
+
+def check_pattern(pattern: str, names: list[str]) -> None:
     try:
         globs.check(pattern)
     except UsageError:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from datetime import timedelta
 from typing import Any
+from uuid import UUID, uuid4
 
 import msgspec
 import pytest
 
 from regmeta.app import Writing, sync_watch
 from regmeta.errors import UsageError
+from regmeta.ingest.plan import Lifetimes
+from regmeta.ingest.reserve import reserve
+from regmeta.oci.digest import Digest
 from regmeta.settings import Content, Settings, Sync, SyncRegistry
-from regmeta.sync.records import begin_run
+from regmeta.sync.records import begin_run, run_state
 from regmeta.sync.run import SyncReport
 from tests.builders import LayoutBuilder
 from tests.support.mirroring import noted, tags_of
@@ -182,15 +185,45 @@ def test_run_of_another_process_is_waited_for(
     watch.until(lambda: len(watch.runs_of("hub")) == 1)
 
 
-def test_run_of_another_host_is_not_waited_for_for_ever(
+def begin_elsewhere(writing: Writing, owner: UUID) -> None:
+    begin_run(writing.database, "hub", "command", actor="x", host="elsewhere", owner=owner)
+
+
+def test_run_of_another_host_that_does_not_get_on_is_not_waited_for(
+    watching: Callable[..., Watching],
+    remote: BadRegistry,
+    writing: Writing,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    begin_elsewhere(writing, writing.writer.staging.owner)
+    watch = watching(registry(remote), registry(remote, "other", "x*"))
+    watch.until(lambda: len(watch.runs_of("other")) == 2)
+    assert watch.runs_of("hub") == []
+    monkeypatch.setattr(sync_watch, "STALLED_S", 0.0)
+    watch.until(lambda: len(watch.runs_of("hub")) == 1)
+
+
+def test_run_of_another_host_whose_process_has_no_sign_any_more_is_taken_up_and_noted(
     watching: Callable[..., Watching], remote: BadRegistry, writing: Writing
 ) -> None:
-    owner = writing.writer.staging.owner
-    begin_run(writing.database, "hub", "command", actor="x", host="elsewhere", owner=owner)
-    age_us = sync_watch.LONGEST_RUN_ELSEWHERE // timedelta(microseconds=1) + 1
-    change(writing.database, "UPDATE sync_runs SET started_at = started_at - :age", age=age_us)
+    begin_elsewhere(writing, uuid4())
     watch = watching(registry(remote))
     watch.until(lambda: len(watch.reports) == 1)
+    [(outcome,)] = rows(writing.database, "SELECT outcome FROM sync_runs WHERE host = 'elsewhere'")
+    assert outcome == "interrupted"
+
+
+def test_state_of_a_run_changes_while_it_gets_on(writing: Writing) -> None:
+    owner = writing.writer.staging.owner
+    begin_elsewhere(writing, owner)
+    [(run,)] = rows(writing.database, "SELECT id FROM sync_runs")
+    states = [run_state(writing.database, run, owner)]
+    reserve(writing.database, [Digest("sha256", "0" * 64)], owner, "elsewhere", Lifetimes())
+    states.append(run_state(writing.database, run, owner))
+    change(writing.database, "UPDATE intents SET received_bytes = 5")
+    states.append(run_state(writing.database, run, owner))
+    assert len(set(states)) == 3
+    change(writing.database, "DELETE FROM intents")
 
 
 def test_failure_is_tried_again_when_it_is_due(

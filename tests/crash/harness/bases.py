@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable
 from contextlib import closing
@@ -62,6 +63,40 @@ def _imported(place: Place) -> None:
     _must_end(place, lambda _: _import(place, "new"))
 
 
+def elsewhere(place: Place) -> Settings:
+    """Return the settings of a registry whose rows are not where those of the place are to be."""
+    return replace(place.settings, database=f"sqlite:///{place.folder / 'home' / 'elsewhere.db'}")
+
+
+def _elsewhere(place: Place) -> None:
+    """The database that the place names is empty; the registry's is another one."""
+
+    def body(_: Acknowledge) -> None:
+        settings = elsewhere(place)
+        app.initialise(settings)
+        for source in ("old", "new"):
+            _import(dataclasses.replace(place, settings=settings), source)
+
+    _must_end(place, body)
+
+
+def store_elsewhere(place: Place) -> Settings:
+    """Return the settings of a registry whose objects are not where those of the place are to be."""
+    return replace(place.settings, store=str(place.folder / "home" / "elsewhere"))
+
+
+def _store_elsewhere(place: Place) -> None:
+    """The store that the place names is empty; the registry's is another one."""
+
+    def body(_: Acknowledge) -> None:
+        settings = store_elsewhere(place)
+        app.initialise(settings)
+        for source in ("old", "new"):
+            _import(dataclasses.replace(place, settings=settings), source)
+
+    _must_end(place, body)
+
+
 def _synced(place: Place) -> None:
     """Images of a remote registry were brought."""
 
@@ -77,6 +112,8 @@ def _damaged(place: Place) -> None:
     database, store = open_parts(place.settings)
     with closing(database), closing(store):
         change(database, "UPDATE blobs SET state = 'damaged' WHERE digest = :of", of=raw(digest))
+    if place.is_in_bucket:
+        return
     shown = place.store / "repositories" / REPOSITORY / "_layout" / "blobs" / digest.replace(":", "/")
     shown.with_name(f"{shown.name}.new").touch()
 
@@ -86,10 +123,8 @@ def _rot(place: Place) -> str:
     _, [_, digest] = images.parts(images.digest_in("old", "kept"))
     database, store = open_parts(place.settings)
     with closing(database), closing(store):
-        path = place.store / "blobs" / key_of(database, Digest.parse(digest))
-        path.chmod(0o644)
-        path.write_bytes(b"rotten")
-        path.chmod(0o444)
+        key = key_of(database, Digest.parse(digest))
+    place.spoil(f"blobs/{key}", lambda _: b"rotten")
     return digest
 
 
@@ -120,8 +155,8 @@ def _broken(place: Place) -> None:
             of=raw(moving),
         )
         change(database, "DELETE FROM gc_tasks")
-    for path in (place.store / "layouts" / REPOSITORY).glob("_*.json"):
-        path.write_bytes(path.read_bytes().replace(b'"kept"', b'"kelp"'))
+    for name in place.names(f"layouts/{REPOSITORY}"):
+        place.spoil(name, lambda content: content.replace(b'"kept"', b'"kelp"'))
 
 
 def _crashed(place: Place) -> None:
@@ -131,7 +166,7 @@ def _crashed(place: Place) -> None:
     def handler(name: str) -> None:
         nonlocal committed
         committed |= name == "ingest.committed"
-        if committed and name == "publish.renamed":
+        if committed and name in ("publish.renamed", "bucket.published"):
             die()
 
     def body(_: Acknowledge) -> None:
@@ -145,7 +180,7 @@ def _crashed(place: Place) -> None:
 
     outcome = run_child(body, handler=handler, seed=7)
     assert outcome.ended == "killed", outcome
-    (place.store / "staging" / uuid4().hex).mkdir()
+    (place.stagings / uuid4().hex).mkdir()
 
 
 def _garbage(place: Place) -> None:
@@ -163,6 +198,10 @@ def _garbage(place: Place) -> None:
 def _unknown(place: Place) -> None:
     """An object that no row knows, of long ago."""
     content = b"of nobody"
+    if place.is_in_bucket:
+        place.files.write(f"blobs/{new_key(Digest.of(content))}", content)
+        place.files.begin_upload(f"blobs/{new_key(Digest.of(content))}", content)
+        return
     path = place.store / "blobs" / new_key(Digest.of(content))
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
@@ -323,6 +362,8 @@ _BASES: Final[dict[str, tuple[str | None, Callable[[Place], None]]]] = {
     "nothing": (None, _nothing),
     "populated": (None, _populated),
     "imported": ("populated", _imported),
+    "elsewhere": (None, _elsewhere),
+    "store elsewhere": (None, _store_elsewhere),
     "synced": ("populated", _synced),
     "damaged": ("populated", _damaged),
     "crashed": ("populated", _crashed),

@@ -221,11 +221,11 @@ def _be_child(
 def _make_deterministic(seed: int) -> None:
     from regmeta.ingest import local_registry
     from regmeta.maintain.verify import data, run
-    from regmeta.store import filesystem
+    from regmeta.store import bucket, filesystem, s3
     from regmeta.sync import listing, pipeline
 
     logging.disable(logging.CRITICAL)  # writing to stderr would be a system call that is no step
-    for module in (local_registry, filesystem, data, listing, pipeline):
+    for module in (local_registry, filesystem, bucket, s3, data, listing, pipeline):
         vars(module)["ThreadPoolExecutor"] = InlineExecutor
     vars(pipeline)["wait"] = all_done
     run.CHECKPOINT_S = 0.0  # type: ignore[misc]

@@ -18,6 +18,7 @@ from regmeta.ingest.selection import select_images
 from regmeta.oci.digest import Digest
 from regmeta.oci.names import Reference
 from regmeta.sources.open import open_source
+from regmeta.store import bucket_staging
 from regmeta.store.exports import open_export
 from tests.crash.harness import images
 from tests.crash.harness.children import Acknowledge
@@ -45,6 +46,16 @@ def _importing(layout: str) -> Callable[[Place, Acknowledge], None]:
                 _told(acknowledge, outcome)
 
     return run
+
+
+def _import_in_parts(place: Place, acknowledge: Acknowledge) -> None:
+    """There is no room in memory: every blob is an upload of its own."""
+    room = bucket_staging.IN_MEMORY_BYTES
+    vars(bucket_staging)["IN_MEMORY_BYTES"] = -1
+    try:
+        _importing("new")(place, acknowledge)
+    finally:
+        vars(bucket_staging)["IN_MEMORY_BYTES"] = room
 
 
 def _no_progress(images: int) -> AbstractContextManager[NoProgress]:
@@ -187,6 +198,7 @@ def _export(place: Place, acknowledge: Acknowledge) -> None:
 CONTENT_CASES: Final = (
     UseCase("init", "nothing", _init),
     UseCase("import", "populated", _importing("new")),
+    UseCase("import in parts", "populated", _import_in_parts, only_in_bucket=True),
     UseCase("import again", "imported", _importing("new")),
     UseCase("import bad", "populated", _importing("bad")),
     UseCase("import atomically", "populated", _import_atomically),

@@ -4,7 +4,8 @@
 2. What was acknowledged holds, byte for byte; what was not has happened wholly or not at all.
 3. ``recover`` leaves nothing of the dead, and finds nothing to do when it is run again.
 4. The same command succeeds, and ends where an undisturbed run ends; it copies no image a second time.
-5. Once the garbage is collected, the objects are those that rows name, and no others.
+5. Once the garbage is collected, the objects are those that rows name, and no others. In a bucket, no upload
+   is left after a sweep.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from regmeta.app import open_for_writing
 from regmeta.db import Database
 from regmeta.errors import Error
 from regmeta.maintain.collect.run import collect
+from regmeta.maintain.collect.sweep import sweep
 from regmeta.maintain.recover import RecoverReport, recover
 from tests.crash.harness import images
 from tests.crash.harness.bases import age
@@ -96,8 +98,10 @@ def _recovered(place: Place) -> Found:
         for table in ("intents", "layout_outbox"):
             if registry.scalar(database, f"SELECT count(*) FROM {table}"):
                 yield "orphans", f"after recover: rows in {table}"
-    for folder in (place.store / "staging").iterdir():
+    for folder in place.stagings.iterdir():
         yield "orphans", f"after recover: staging/{folder.name}"
+    for name in place.names("staging"):
+        yield "orphans", f"after recover: {name}"
 
 
 def _again(place: Place, recording: Recording, facts: list[Fact]) -> Found:
@@ -133,6 +137,11 @@ def _collected(place: Place, recording: Recording) -> Found:
         with open_for_writing(place.settings, lifetimes=AT_ONCE) as writing:
             collect(writing.writer, writing.store)
             collect(writing.writer, writing.store)
+            if place.is_in_bucket:
+                sweep(writing.database, writing.store, AT_ONCE)
+        if place.is_in_bucket:
+            for name, _ in place.files.uploads():
+                yield "orphans", f"swept: an upload of {name} stays"
         for line in consistency.findings(database, store):
             yield _kind(line), f"collected: {line}"
         named, found = registry.keys_in(database, "blobs"), set(registry.objects(store))
@@ -231,10 +240,9 @@ class _Stored:
                 if blob in self._damaged:
                     continue  # known to be, and never served
                 key = self._keys.get(blob)
-                path = self._place.store / "blobs" / str(key)
                 if key is None:
                     yield f"no blob {blob}"
-                elif not path.is_file() or path.read_bytes() != images.contents()[blob]:
+                elif self._place.read_object(key) != images.contents()[blob]:
                     yield f"the bytes of {blob} are not those that were given"
 
     def halves(self, recording: Recording) -> Found:

@@ -7,15 +7,21 @@ from typing import Final
 
 from tests.crash.harness.children import Mutate, die_at, run_child, spread
 from tests.crash.harness.judge import judge
-from tests.crash.harness.places import Arena
+from tests.crash.harness.places import Arena, database_of
 from tests.crash.harness.recordings import Recording, record
 from tests.crash.harness.report import Failure, Result, measured
 from tests.crash.harness.use_case import UseCase
 from tests.crash.harness.use_cases import USE_CASES
 
 NAME: Final = "kill points"
-QUICK_STEPS: Final = {"sqlite": 40, "postgresql": 25}
-QUICK_CASES: Final = {"sqlite": {case.name for case in USE_CASES}, "postgresql": {"import", "collect"}}
+QUICK_STEPS: Final = {"sqlite": 40, "postgresql": 25, "sqlite-s3": 12, "postgresql-s3": 25}
+_QUICK_IN_BUCKET: Final = {"import in parts", "collect", "sweep"}
+QUICK_CASES: Final = {
+    "sqlite": {case.name for case in USE_CASES},
+    "postgresql": {"import", "collect"},
+    "sqlite-s3": _QUICK_IN_BUCKET,
+    "postgresql-s3": _QUICK_IN_BUCKET,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +52,7 @@ def run(
         points: list[_Point] = []
         for backend in backends or arena.backends:
             for case in cases:
-                if backend not in case.backends or (quick and case.name not in QUICK_CASES[backend]):
+                if not case.runs_on(backend) or (quick and case.name not in QUICK_CASES[backend]):
                     continue
                 recording = record(arena, backend, case, mutate)
                 points += [_Point(backend, recording, i) for i in _chosen(backend, recording.points)]
@@ -67,7 +73,7 @@ def run(
 
 
 def _chosen(backend: str, points: tuple[str, ...]) -> list[int]:
-    if backend == "sqlite":
+    if database_of(backend) == "sqlite":
         return list(range(len(points)))
     first = {name: index for index, name in reversed(list(enumerate(points)))}
     last = {name: index for index, name in enumerate(points)}

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Final, NoReturn
 
 from regmeta import app
-from regmeta.app import backups, rebuilding, reconciling, repairing, retention, verification
-from regmeta.errors import ConstraintViolated, StoreUnavailable
+from regmeta.app import backups, database_copy, rebuilding, reconciling, repairing, retention, verification
+from regmeta.errors import ConstraintViolated, Refused, StoreUnavailable
 from regmeta.ingest.favorites import set_favorite
 from regmeta.ingest.pulls import Pull, record_pulls
 from regmeta.maintain import schema
@@ -18,12 +19,13 @@ from regmeta.maintain.collect.again import retry_now
 from regmeta.maintain.collect.hold import CollectionPaused
 from regmeta.maintain.collect.run import collect
 from regmeta.maintain.collect.sweep import sweep
+from regmeta.maintain.database_copy import run as copy_run
 from regmeta.maintain.feed import prune_events
 from regmeta.maintain.rebuild.report import NoProgress
 from regmeta.maintain.search import check_search, rebuild_search
 from regmeta.maintain.usage import record_usage
 from regmeta.oci.folding import text_key
-from tests.crash.harness.bases import PLAN, with_policies
+from tests.crash.harness.bases import PLAN, elsewhere, with_policies
 from tests.crash.harness.children import Acknowledge
 from tests.crash.harness.images import REPOSITORY
 from tests.crash.harness.places import Place
@@ -39,7 +41,10 @@ def _collect(place: Place, acknowledge: Acknowledge) -> None:
 
 def _sweep(place: Place, acknowledge: Acknowledge) -> None:
     with app.open_for_writing(place.settings) as registry:
-        sweep(registry.database, registry.store, registry.writer.lifetimes)
+        lifetimes = registry.writer.lifetimes
+        if place.is_in_bucket:  # what is there was written a moment ago, and cannot be made older
+            lifetimes = replace(lifetimes, max_upload=timedelta())
+        sweep(registry.database, registry.store, lifetimes)
     acknowledge("finished")
 
 
@@ -60,6 +65,28 @@ def _rebuild(place: Place, acknowledge: Acknowledge) -> None:
 
 def _restore(place: Place, acknowledge: Acknowledge) -> None:
     backups.restore_file(place.settings, str(place.folder / "copy"), _no_progress)
+    acknowledge("finished")
+
+
+def _copy_database(place: Place, acknowledge: Acknowledge) -> None:
+    database_copy.copy(elsewhere(place), place.settings.database, lambda: nullcontext(_Quiet()))
+    acknowledge("finished")
+
+
+def _abandon_copy(place: Place, acknowledge: Acknowledge) -> None:
+    """All rows were copied; then a person thinks better of it."""
+    target = place.folder / "given-up.db"
+
+    def fail(*_: object) -> NoReturn:
+        raise StoreUnavailable("not today")
+
+    with suppress(Refused):
+        database_copy.abandon(place.settings)
+    for suffix in ("", "-wal", "-shm"):
+        target.with_name(target.name + suffix).unlink(missing_ok=True)
+    with _patched(copy_run, "_make_parts", fail), suppress(StoreUnavailable):
+        database_copy.copy(place.settings, f"sqlite:///{target}", lambda: nullcontext(_Quiet()))
+    database_copy.abandon(place.settings)
     acknowledge("finished")
 
 
@@ -211,6 +238,8 @@ MAINTENANCE_CASES: Final = (
     UseCase("rebuild", "lost", _rebuild, offline=True),
     UseCase("restore", "copied", _restore, offline=True, backends=("sqlite",)),
     UseCase("db upgrade", "older", _upgrade, offline=True),
+    UseCase("db copy", "elsewhere", _copy_database, offline=True),
+    UseCase("db copy abandoned", "imported", _abandon_copy, offline=True),
     UseCase("backup", "imported", _backup, backends=("sqlite",)),
     UseCase("verify", "rotten", _verify, tolerated=_ROTTEN),
     UseCase("verify held", "held", _verify),

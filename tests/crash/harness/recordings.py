@@ -85,6 +85,18 @@ def done(place: Place, case: UseCase) -> Outcome:
 
 def state(place: Place) -> State:
     """Return what a registry says; nothing, where there is none yet."""
+    if not place.is_in_bucket:
+        return _state(place)
+    # In a child: what has spoken to a bucket cannot fork.
+    outcome = run_child(lambda tell: tell(_state(place)))
+    if outcome.ended != "done":
+        raise RuntimeError(f"there is no state: {outcome.error}")
+    found: Any = outcome.facts[0][0]
+    assert isinstance(found, State)
+    return found
+
+
+def _state(place: Place) -> State:
     if not has_registry(place):
         return State({}, {})
     database, store = open_parts(place.settings)

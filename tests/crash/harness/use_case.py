@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from tests.crash.harness.bases import base
 from tests.crash.harness.children import Acknowledge
-from tests.crash.harness.places import BACKENDS, Arena, Place
+from tests.crash.harness.places import BACKENDS, IN_BUCKET, Arena, Place, database_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +24,12 @@ class UseCase:
     tolerated: str = ""
     offline: bool = False
     backends: tuple[str, ...] = BACKENDS
+    only_in_bucket: bool = False
+
+    def runs_on(self, backend: str) -> bool:
+        """Tell whether there is anything to see on a backend."""
+        in_bucket = backend.endswith(IN_BUCKET)
+        return database_of(backend) in self.backends and (in_bucket or not self.only_in_bucket)
 
     def prepared(self, arena: Arena, backend: str) -> Place:
         """Return the registry that it starts from; not to be changed."""

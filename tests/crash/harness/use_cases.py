@@ -17,6 +17,7 @@ from typing import Final
 from tests.crash.harness.content_cases import CONTENT_CASES
 from tests.crash.harness.deleting_cases import DELETING_CASES
 from tests.crash.harness.maintenance_cases import MAINTENANCE_CASES
+from tests.crash.harness.moving_cases import MOVING_CASES
 from tests.crash.harness.sync_cases import SYNC_CASES
 from tests.crash.harness.use_case import UseCase
 
@@ -25,6 +26,7 @@ USE_CASES: Final[tuple[UseCase, ...]] = (
     *MAINTENANCE_CASES,
     *DELETING_CASES,
     *SYNC_CASES,
+    *MOVING_CASES,
 )
 
 

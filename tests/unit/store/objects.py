@@ -6,12 +6,17 @@ import io
 from pathlib import Path
 from uuid import UUID
 
+import pytest
+
 from regmeta.oci.digest import Digest
 from regmeta.store import BlobStore, Staged, Staging, new_key
 
 CONTENT = b"some content" * 1000
 DIGEST = Digest.of(CONTENT)
 OWNER = UUID(int=1)
+
+only_folders = pytest.mark.parametrize("store_kind", ["filesystem"], indirect=True)
+"""For what only a store in a folder has."""
 
 
 def stage(staging: Staging, content: bytes = CONTENT, key: str | None = None) -> Staged:

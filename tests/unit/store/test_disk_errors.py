@@ -15,6 +15,12 @@ from regmeta.store.filesystem import FilesystemStore
 from tests.unit.store.objects import CONTENT, OWNER, put, read, stage, staged_files
 
 
+@pytest.fixture
+def store_kind() -> str:
+    """These are about files."""
+    return "filesystem"
+
+
 def failing(monkeypatch: pytest.MonkeyPatch, name: str, error: OSError, when: Callable[[Any], bool]) -> None:
     """Let a function of ``os`` fail for some of its first arguments."""
     original = getattr(os, name)

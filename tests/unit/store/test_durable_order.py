@@ -16,6 +16,12 @@ STAGED = r"staging/[0-9a-f]{32}/\d+"
 
 
 @pytest.fixture
+def store_kind() -> str:
+    """These are about files."""
+    return "filesystem"
+
+
+@pytest.fixture
 def calls(staging: Staging, root: Path, monkeypatch: pytest.MonkeyPatch) -> FileCalls:
     """What the store does from now on."""
     return FileCalls(monkeypatch, str(root))

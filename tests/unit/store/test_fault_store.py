@@ -8,7 +8,6 @@ import pytest
 
 from regmeta import errors
 from regmeta.store import BlobStore, Staging
-from regmeta.store.filesystem import FilesystemStore
 from tests.support.fault_store import Fault, FaultStaging, FaultStore, Kind, Plan
 from tests.unit.store.objects import CONTENT, put, read, stage
 
@@ -23,7 +22,7 @@ def test_every_call_of_the_contract_is_there(contract: type, wrapper: type) -> N
     assert calls(wrapper) == calls(contract)
 
 
-def test_without_a_plan_it_is_the_store_below(store: FilesystemStore) -> None:
+def test_without_a_plan_it_is_the_store_below(store: BlobStore) -> None:
     faulty: BlobStore = FaultStore(store, Plan())
     staging = faulty.open_staging()
     key = put(staging)
@@ -37,7 +36,7 @@ def test_without_a_plan_it_is_the_store_below(store: FilesystemStore) -> None:
     staging.close()
 
 
-def test_call_that_raises_has_no_effect(store: FilesystemStore) -> None:
+def test_call_that_raises_has_no_effect(store: BlobStore) -> None:
     plan = Plan(Fault("publish", Kind.RAISE))
     staging = FaultStore(store, plan).open_staging()
     staged = stage(staging)
@@ -50,7 +49,7 @@ def test_call_that_raises_has_no_effect(store: FilesystemStore) -> None:
     staging.close()
 
 
-def test_call_whose_answer_is_lost_has_its_effect(store: FilesystemStore) -> None:
+def test_call_whose_answer_is_lost_has_its_effect(store: BlobStore) -> None:
     staging = FaultStore(store, Plan(Fault("publish", Kind.APPLY_THEN_FAIL))).open_staging()
     staged = stage(staging)
     with pytest.raises(errors.StoreUnavailable, match="no answer"):
@@ -59,7 +58,7 @@ def test_call_whose_answer_is_lost_has_its_effect(store: FilesystemStore) -> Non
     staging.close()
 
 
-def test_something_else_comes_before_a_delayed_call(store: FilesystemStore) -> None:
+def test_something_else_comes_before_a_delayed_call(store: BlobStore) -> None:
     seen: list[bool] = []
     staging = store.open_staging()
     staged = stage(staging)
@@ -73,7 +72,7 @@ def test_something_else_comes_before_a_delayed_call(store: FilesystemStore) -> N
     staging.close()
 
 
-def test_call_of_a_number_goes_wrong_and_for_good_all_later_ones(store: FilesystemStore) -> None:
+def test_call_of_a_number_goes_wrong_and_for_good_all_later_ones(store: BlobStore) -> None:
     once = FaultStore(store, Plan(Fault("settle", Kind.RAISE, number=2)))
     always = FaultStore(store, Plan(Fault("settle", Kind.RAISE, number=2, for_good=True)))
     assert [_fails(once) for _ in range(4)] == [False, True, False, False]
@@ -92,7 +91,7 @@ def _fails(store: FaultStore) -> bool:
     ("kind", "error"), [(Kind.SHORT, errors.SizeMismatch), (Kind.FLIP, errors.DigestMismatch)]
 )
 def test_bytes_that_are_spoilt_on_their_way_in_are_refused(
-    store: FilesystemStore, kind: Kind, error: type[errors.Error]
+    store: BlobStore, kind: Kind, error: type[errors.Error]
 ) -> None:
     staging = FaultStore(store, Plan(Fault("stage", kind))).open_staging()
     with pytest.raises(error):
@@ -101,7 +100,7 @@ def test_bytes_that_are_spoilt_on_their_way_in_are_refused(
     staging.close()
 
 
-def test_bytes_are_spoilt_on_their_way_out(store: FilesystemStore) -> None:
+def test_bytes_are_spoilt_on_their_way_out(store: BlobStore) -> None:
     staging = store.open_staging()
     key = put(staging)
     staging.close()
@@ -113,7 +112,7 @@ def test_bytes_are_spoilt_on_their_way_out(store: FilesystemStore) -> None:
     assert CONTENT.startswith(short)
 
 
-def test_listing_ends_early_or_fails_in_its_middle(store: FilesystemStore) -> None:
+def test_listing_ends_early_or_fails_in_its_middle(store: BlobStore) -> None:
     staging = store.open_staging()
     keys = {put(staging, bytes([number])) for number in range(4)}
     staging.close()

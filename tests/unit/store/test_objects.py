@@ -11,15 +11,14 @@ import pytest
 
 from regmeta import errors
 from regmeta.oci.digest import Digest
-from regmeta.store import ObjectMissing, Staging, new_key
-from regmeta.store.filesystem import FilesystemStore
-from tests.unit.store.objects import CONTENT, DIGEST, put, read, stage, staged_files
+from regmeta.store import BlobStore, ObjectMissing, Staging, new_key
+from tests.unit.store.objects import CONTENT, DIGEST, only_folders, put, read, stage, staged_files
 
 # --- in and out -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("content", [b"", b"x", CONTENT, os.urandom(3_000_000)], ids=len)
-def test_content_comes_back_as_it_went_in(staging: Staging, store: FilesystemStore, content: bytes) -> None:
+def test_content_comes_back_as_it_went_in(staging: Staging, store: BlobStore, content: bytes) -> None:
     key = put(staging, content)
     assert read(store, key) == content
     assert read(store, key, 5) == content[5:]
@@ -29,6 +28,7 @@ def test_content_comes_back_as_it_went_in(staging: Staging, store: FilesystemSto
     assert list(store.walk()) == [info]
 
 
+@only_folders
 def test_object_is_read_only_and_named_by_its_key(staging: Staging, root: Path) -> None:
     key = put(staging)
     path = root / "blobs" / key
@@ -37,7 +37,7 @@ def test_object_is_read_only_and_named_by_its_key(staging: Staging, root: Path) 
     assert new_key(DIGEST) != new_key(DIGEST)
 
 
-def test_staged_bytes_have_no_key_yet(staging: Staging, store: FilesystemStore, root: Path) -> None:
+def test_staged_bytes_have_no_key_yet(staging: Staging, store: BlobStore, root: Path) -> None:
     staged = stage(staging)
     assert store.stat(staged.key) is None
     assert list(store.walk()) == []
@@ -96,7 +96,7 @@ def test_stream_that_fails_leaves_nothing(staging: Staging, root: Path) -> None:
     assert staged_files(root) == []
 
 
-def test_publish_never_overwrites_an_object(staging: Staging, store: FilesystemStore) -> None:
+def test_publish_never_overwrites_an_object(staging: Staging, store: BlobStore) -> None:
     """A key is written once (I5): a second object for it is refused, and the first one stays."""
     key = put(staging, b"first")
     second = stage(staging, b"second", key)
@@ -105,7 +105,7 @@ def test_publish_never_overwrites_an_object(staging: Staging, store: FilesystemS
     assert read(store, key) == b"first"
 
 
-def test_deleted_object_is_gone_and_gone_again_is_no_error(staging: Staging, store: FilesystemStore) -> None:
+def test_deleted_object_is_gone_and_gone_again_is_no_error(staging: Staging, store: BlobStore) -> None:
     keys = [put(staging, content) for content in (b"one", b"two")]
     store.delete(keys[:1])
     store.delete(keys[:1])
@@ -116,8 +116,9 @@ def test_deleted_object_is_gone_and_gone_again_is_no_error(staging: Staging, sto
     store.delete([])
 
 
+@only_folders
 def test_object_is_never_absent_where_the_folder_of_all_objects_is(
-    staging: Staging, store: FilesystemStore, root: Path
+    staging: Staging, store: BlobStore, root: Path
 ) -> None:
     """A disk that is not mounted is an error, and nothing is written in its place (I8)."""
     key, second = put(staging, b"first"), stage(staging, b"second")
@@ -133,7 +134,8 @@ def test_object_is_never_absent_where_the_folder_of_all_objects_is(
     assert not (root / "blobs").exists()
 
 
-def test_walk_leaves_out_what_is_no_object(staging: Staging, store: FilesystemStore, root: Path) -> None:
+@only_folders
+def test_walk_leaves_out_what_is_no_object(staging: Staging, store: BlobStore, root: Path) -> None:
     key = put(staging, b"first")
     (root / "blobs" / key).with_name("notes.txt").write_text("mine")
     assert [found.key for found in store.walk()] == [key]

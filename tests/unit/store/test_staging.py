@@ -6,28 +6,31 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from regmeta import errors
-from regmeta.store import Staging
-from regmeta.store.filesystem import FilesystemStore
+from regmeta.store import BlobStore, Staging
 from regmeta.store.locks import FileLock
+from tests.unit.store.objects import only_folders
 
 HOLD = """
 import sys
+from regmeta.store.bucket import BucketStore
 from regmeta.store.filesystem import FilesystemStore
-staging = FilesystemStore(sys.argv[1]).open_staging()
+location, root = sys.argv[1:]
+staging = (BucketStore(location, root) if "://" in location else FilesystemStore(root)).open_staging()
 print(staging.owner.hex, flush=True)
 sys.stdin.read()
 """
 
 
-def hold(root: Path) -> tuple[subprocess.Popen[str], str]:
+def hold(location: str, root: Path) -> tuple[subprocess.Popen[str], str]:
     """Start a process that holds a staging folder; return it and the folder's name."""
     process = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(root)],
+        [sys.executable, "-c", HOLD, location, str(root)],
         cwd=Path(__file__).parents[3],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -42,8 +45,8 @@ def end(process: subprocess.Popen[str]) -> None:
     process.communicate()
 
 
-def test_folder_of_a_living_process_is_not_abandoned(store: FilesystemStore, root: Path) -> None:
-    process, owner = hold(root)
+def test_folder_of_a_living_process_is_not_abandoned(store: BlobStore, root: Path, location: str) -> None:
+    process, owner = hold(location, root)
     try:
         with store.abandoned_stagings() as abandoned:
             assert abandoned == []
@@ -56,16 +59,16 @@ def test_folder_of_a_living_process_is_not_abandoned(store: FilesystemStore, roo
     assert not (root / "staging" / owner).exists()
 
 
-def test_own_folder_is_not_abandoned(store: FilesystemStore, staging: Staging) -> None:
+def test_own_folder_is_not_abandoned(store: BlobStore, staging: Staging) -> None:
     with store.abandoned_stagings() as abandoned:
         assert abandoned == []
     assert store.staging_exists(staging.owner)
 
 
 def test_abandoned_folder_stays_when_its_rows_could_not_be_cleared(
-    store: FilesystemStore, root: Path
+    store: BlobStore, root: Path, location: str
 ) -> None:
-    process, owner = hold(root)
+    process, owner = hold(location, root)
     end(process)
     with pytest.raises(errors.DatabaseUnavailable), store.abandoned_stagings():
         raise errors.DatabaseUnavailable("gone")
@@ -74,17 +77,19 @@ def test_abandoned_folder_stays_when_its_rows_could_not_be_cleared(
         assert len(abandoned) == 1
 
 
-def test_two_that_recover_at_once_do_not_share_a_folder(store: FilesystemStore, root: Path) -> None:
-    process, _ = hold(root)
+def test_two_that_recover_at_once_do_not_share_a_folder(
+    store: BlobStore, root: Path, location: str, another: Callable[[], BlobStore]
+) -> None:
+    process, _ = hold(location, root)
     end(process)
     with store.abandoned_stagings() as mine:
-        other = FilesystemStore(str(root))
+        other = another()
         with other.abandoned_stagings() as theirs:
             assert (len(mine), len(theirs)) == (1, 0)
         other.close()
 
 
-def test_folder_that_nobody_made_is_left_alone(store: FilesystemStore, root: Path) -> None:
+def test_folder_that_nobody_made_is_left_alone(store: BlobStore, root: Path) -> None:
     (root / "staging" / "mine").mkdir(parents=True)
     (root / "staging" / ("A" * 32)).mkdir()
     with store.abandoned_stagings() as abandoned:
@@ -92,7 +97,7 @@ def test_folder_that_nobody_made_is_left_alone(store: FilesystemStore, root: Pat
     assert (root / "staging" / "mine").is_dir()
 
 
-def test_closed_staging_leaves_no_folder(store: FilesystemStore, root: Path) -> None:
+def test_closed_staging_leaves_no_folder(store: BlobStore, root: Path) -> None:
     staging = store.open_staging()
     scratch = Path(staging.scratch_folder())
     (scratch / "deep").mkdir()
@@ -104,7 +109,7 @@ def test_closed_staging_leaves_no_folder(store: FilesystemStore, root: Path) -> 
     assert not store.staging_exists(staging.owner)
 
 
-def test_each_staging_has_a_name_of_its_own(store: FilesystemStore) -> None:
+def test_each_staging_has_a_name_of_its_own(store: BlobStore) -> None:
     stagings = [store.open_staging() for _ in range(5)]
     assert len({staging.owner for staging in stagings}) == 5
     for staging in stagings:
@@ -112,10 +117,10 @@ def test_each_staging_has_a_name_of_its_own(store: FilesystemStore) -> None:
 
 
 def test_folder_that_is_looked_at_while_it_is_closed_goes_all_the_same(
-    store: FilesystemStore, root: Path, monkeypatch: pytest.MonkeyPatch
+    store: BlobStore, root: Path, monkeypatch: pytest.MonkeyPatch, another: Callable[[], BlobStore]
 ) -> None:
     """Another process recovers between the end of the lock file and that of its folder."""
-    staging, other, unlink = store.open_staging(), FilesystemStore(str(root)), os.unlink
+    staging, other, unlink = store.open_staging(), another(), os.unlink
 
     def unlink_and_recover(path: str, *, dir_fd: int | None = None) -> None:
         unlink(path, dir_fd=dir_fd)
@@ -133,10 +138,10 @@ def test_folder_that_is_looked_at_while_it_is_closed_goes_all_the_same(
 
 
 def test_folder_that_is_removed_before_its_lock_is_taken_is_made_again(
-    store: FilesystemStore, root: Path, monkeypatch: pytest.MonkeyPatch
+    store: BlobStore, root: Path, monkeypatch: pytest.MonkeyPatch, another: Callable[[], BlobStore]
 ) -> None:
     """A recovering process may see the folder before its lock is there."""
-    other, mkdir, made = FilesystemStore(str(root)), os.mkdir, list[str]()
+    other, mkdir, made = another(), os.mkdir, list[str]()
 
     def mkdir_and_recover(path: str, *arguments: int, dir_fd: int | None = None) -> None:
         mkdir(path, *arguments, dir_fd=dir_fd)
@@ -160,7 +165,7 @@ def test_folder_that_is_removed_before_its_lock_is_taken_is_made_again(
 # --- records ----------------------------------------------------------------------------------
 
 
-def test_record_comes_back_and_is_replaced_whole(store: FilesystemStore, staging: Staging) -> None:
+def test_record_comes_back_and_is_replaced_whole(store: BlobStore, staging: Staging) -> None:
     assert store.read_record("store.json") is None
     assert store.read_record("layouts/app/x") is None
     staging.write_record("store.json", b"one")
@@ -175,7 +180,7 @@ def test_record_comes_back_and_is_replaced_whole(store: FilesystemStore, staging
     assert store.read_record("layouts/app/x") is None
 
 
-def test_exclusive_record_is_written_once(store: FilesystemStore, staging: Staging, root: Path) -> None:
+def test_exclusive_record_is_written_once(store: BlobStore, staging: Staging, root: Path) -> None:
     staging.write_record("store.json", b"one", exclusive=True)
     with pytest.raises(errors.StoreUnavailable, match=r"store\.json"):
         staging.write_record("store.json", b"two", exclusive=True)
@@ -183,8 +188,9 @@ def test_exclusive_record_is_written_once(store: FilesystemStore, staging: Stagi
     assert [path.name for path in root.glob("staging/*/*")] == ["lock"]
 
 
+@only_folders
 def test_record_that_cannot_be_written_leaves_the_old_one(
-    store: FilesystemStore, staging: Staging, root: Path, monkeypatch: pytest.MonkeyPatch
+    store: BlobStore, staging: Staging, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     staging.write_record("store.json", b"one")
 
