@@ -182,11 +182,13 @@ def main() -> None:
         copy_s, done = timed(
             lambda: database_copy.copy(there, f"sqlite:///{back}", lambda: nullcontext(steps))
         )
+        steps.began("end", None)
         floor_s, rows = timed(lambda: into_sqlite(arguments.postgresql, str(home / "floor.db")))
     else:
         copy_s, done = timed(
             lambda: database_copy.copy(settings, arguments.postgresql, lambda: nullcontext(steps))
         )
+        steps.began("end", None)
         floor_s, rows = timed(lambda: into_postgresql(path, arguments.postgresql))
     report(done, rows, copy_s, floor_s, steps)
     if arguments.back:
@@ -196,7 +198,6 @@ def main() -> None:
 def report(done: Copied, rows: int, copy_s: float, floor_s: float, steps: Steps) -> None:
     """Print what it took."""
     assert done.rows == rows, (done.rows, rows)
-    steps.began("end", None)
     for what, seconds in sorted(steps.seconds.items(), key=lambda item: -item[1])[:12]:
         print(f"{seconds:8.1f} s  {what}")
     print(

@@ -67,7 +67,6 @@ _MOVED_TO: Final = sa.text("SELECT location FROM moved_to")
 
 _ALL_ANSWERED: Final = sa.select(sa.literal(1))
 _LATER: Final = {"regmeta_later": True}
-_UNANSWERED: Final = {"regmeta_unanswered": True}
 _LIMITS: Final = ("lock_timeout", "statement_timeout", "idle_in_transaction_session_timeout")
 
 FileLock = Callable[[], AbstractContextManager[None]]
@@ -355,75 +354,24 @@ def _sqlite_engine(path: str) -> Engine:
     return engine
 
 
-_BEGIN: Final = "BEGIN ISOLATION LEVEL READ COMMITTED"
-_BEGIN_READ: Final = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
-
-
 def _postgresql_engine(url: sa.URL, server: Server) -> Engine:
     if url.get_backend_name() != "postgresql":
         raise errors.UsageError(f"database {url.render_as_string()}: use sqlite:/// or postgresql://")
     try:
-        from regmeta import postgresql
+        from regmeta.postgresql import make_engine
 
-        sa.dialects.registry.register("postgresql.regmeta", postgresql.__name__, "Dialect")
-        prepare_after = None if server.pooled else postgresql.PREPARE_AFTER
-        engine = sa.create_engine(
-            url.set(drivername="postgresql+regmeta"),
-            connect_args=_connect_arguments(url, server, prepare_after),
-            # BEGIN is ours to say, as on SQLite.
-            isolation_level="AUTOCOMMIT",
-            use_native_hstore=False,  # asked for on each new connection otherwise
+        return make_engine(
+            url,
             pool_size=server.pool_size,
-            max_overflow=server.pool_overflow,
-            # A connection that was cut while it lay idle must not fail what comes next. As a rule it costs
-            # no round trip, see postgresql.Dialect.do_ping.
-            pool_pre_ping=True,
+            pool_overflow=server.pool_overflow,
+            limits=server.limits,
+            pooled=server.pooled,
+            connect_timeout_s=LOCK_TIMEOUT_S,
         )
     except ImportError as error:
         raise errors.UsageError(
             f"PostgreSQL's driver is missing ({error}): pip install 'regmeta[postgres]'"
         ) from error
-
-    @event.listens_for(engine, "do_connect")
-    def name(dialect: sa.Dialect, record: Any, arguments: Any, parameters: dict[str, Any]) -> None:
-        # What pg_stat_activity, the server's log and a pooler call it; the URL may say something else.
-        parameters.setdefault("application_name", tracing.application_name())
-
-    # Behind a pooler they are said in each transaction.
-    limits = ", ".join(f"set_config('{name}', '{value}', true)" for name, value in server.limits.items())
-
-    @event.listens_for(engine, "begin")
-    def begin(connection: Connection) -> None:
-        how = connection.get_execution_options().get("regmeta_begin")
-        driver: Any = connection.connection.dbapi_connection
-        reads = how in ("read", "plain read")
-        if how in ("read", "BEGIN IMMEDIATE"):
-            driver.enter(reads=reads)
-        # A plan that is kept is made for any values: what searches is better off with one for its own.
-        driver.prepare_threshold = None if reads else prepare_after
-        connection.exec_driver_sql(_BEGIN_READ if reads else _BEGIN, execution_options=_UNANSWERED)
-        if server.pooled:
-            connection.exec_driver_sql(f"SELECT {limits}", execution_options=_UNANSWERED)
-
-    return engine
-
-
-def _connect_arguments(url: sa.URL, server: Server, prepare_after: int | None) -> dict[str, Any]:
-    arguments: dict[str, Any] = {
-        "connect_timeout": LOCK_TIMEOUT_S,
-        # A machine that has gone without a word is found out after a minute, not after two hours.
-        "keepalives_idle": 30,
-        "keepalives_interval": 10,
-        "keepalives_count": 3,
-    }
-    for name in arguments.keys() & url.query.keys():
-        del arguments[name]
-    arguments["prepare_threshold"] = prepare_after
-    if not server.pooled:
-        given = url.query.get("options", "")
-        ours = " ".join(f"-c {name}={value}" for name, value in server.limits.items())
-        arguments["options"] = f"{given if isinstance(given, str) else ' '.join(given)} {ours}".strip()
-    return arguments
 
 
 def is_pipelined(connection: Connection) -> bool:

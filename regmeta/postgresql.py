@@ -14,13 +14,16 @@ from __future__ import annotations
 
 import select
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, Final
 
 import psycopg
 import sqlalchemy as sa
 from psycopg.pq import ConnStatus, PipelineStatus, TransactionStatus
+from sqlalchemy import event
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg, PGExecutionContext_psycopg
+from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.engine.interfaces import ExecuteStyle
 
 PREPARE_AFTER: Final = 5  # times that a connection says the same before the server keeps the plan
@@ -205,22 +208,6 @@ class Dialect(PGDialect_psycopg):
         """Open a connection."""
         return PipelinedConnection.connect(*arguments, **named)
 
-    def do_execute(self, cursor: Any, statement: Any, parameters: Any, context: Any = None) -> None:
-        """Send a statement; an error may be that of one before it."""
-        try:
-            cursor.execute(statement, parameters)
-        except psycopg.Error:
-            cursor.connection.settle()
-            raise
-
-    def do_executemany(self, cursor: Any, statement: Any, parameters: Any, context: Any = None) -> None:
-        """Send a statement with many sets of parameters."""
-        try:
-            cursor.executemany(statement, parameters)
-        except psycopg.Error:
-            cursor.connection.settle()
-            raise
-
     def do_ping(self, dbapi_connection: Any) -> bool:
         """Find out whether a connection from the pool works; asks the server only where there is doubt.
 
@@ -233,3 +220,82 @@ class Dialect(PGDialect_psycopg):
         found = super().do_ping(dbapi_connection)  # type: ignore[no-untyped-call]
         dbapi_connection.used_s = time.monotonic()
         return bool(found)
+
+
+_BEGIN: Final = "BEGIN ISOLATION LEVEL READ COMMITTED"
+_BEGIN_READ: Final = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+
+
+def make_engine(
+    url: sa.URL,
+    *,
+    pool_size: int,
+    pool_overflow: int,
+    limits: Mapping[str, str],
+    pooled: bool,
+    connect_timeout_s: int,
+) -> sa.Engine:
+    """Return the engine of a server, or of a pooler (*pooled*) before it; see ``regmeta.db.Server``.
+
+    *limits* are parameters of the server that bound what is waited for.
+    """
+    sa.dialects.registry.register("postgresql.regmeta", __name__, "Dialect")
+    prepare_after = None if pooled else PREPARE_AFTER
+    engine = sa.create_engine(
+        url.set(drivername="postgresql+regmeta"),
+        connect_args={
+            **_connect_arguments(url, {} if pooled else limits, connect_timeout_s),
+            "prepare_threshold": prepare_after,
+        },
+        # BEGIN is ours to say, as on SQLite.
+        isolation_level="AUTOCOMMIT",
+        use_native_hstore=False,  # asked for on each new connection otherwise
+        pool_size=pool_size,
+        max_overflow=pool_overflow,
+        # A connection that was cut while it lay idle must not fail what comes next. As a rule it costs no
+        # round trip, see Dialect.do_ping.
+        pool_pre_ping=True,
+    )
+    # Behind a pooler they are said in each transaction.
+    bounds = ", ".join(f"set_config('{name}', '{value}', true)" for name, value in limits.items())
+    unanswered = {UNANSWERED: True}
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: sa.Connection) -> None:
+        how = connection.get_execution_options().get("regmeta_begin")
+        driver: Any = connection.connection.dbapi_connection
+        reads = how in ("read", "plain read")
+        if how in ("read", "BEGIN IMMEDIATE"):
+            driver.enter(reads=reads)
+        # A plan that is kept is made for any values: what searches is better off with one for its own.
+        driver.prepare_threshold = None if reads else prepare_after
+        connection.exec_driver_sql(_BEGIN_READ if reads else _BEGIN, execution_options=unanswered)
+        if pooled:
+            connection.exec_driver_sql(f"SELECT {bounds}", execution_options=unanswered)
+
+    @event.listens_for(engine, "handle_error")
+    def settle(failure: ExceptionContext) -> None:
+        # Else what comes next, a ROLLBACK TO SAVEPOINT for one, would be skipped as well.
+        connection = failure.connection
+        if connection is not None and not connection.closed and not connection.invalidated:
+            driver: Any = connection.connection.dbapi_connection
+            driver.settle()
+
+    return engine
+
+
+def _connect_arguments(url: sa.URL, limits: Mapping[str, str], connect_timeout_s: int) -> dict[str, Any]:
+    arguments: dict[str, Any] = {
+        "connect_timeout": connect_timeout_s,
+        # A machine that has gone without a word is found out after a minute, not after two hours.
+        "keepalives_idle": 30,
+        "keepalives_interval": 10,
+        "keepalives_count": 3,
+    }
+    for name in arguments.keys() & url.query.keys():
+        del arguments[name]
+    if limits:
+        given = url.query.get("options", "")
+        ours = " ".join(f"-c {name}={value}" for name, value in limits.items())
+        arguments["options"] = f"{given if isinstance(given, str) else ' '.join(given)} {ours}".strip()
+    return arguments

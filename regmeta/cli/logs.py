@@ -33,26 +33,20 @@ class Level(StrEnum):
     error = "error"
 
 
+_NAMES: Final = (
+    r"(?:password|passwd|secret|token|secret_?access_?key|api_?key"
+    r"|x-amz-(?:signature|credential|security-token))"
+)
 _SECRETS: Final = (
     # The password of a URL; a host may have a port, and a path an @.
-    (re.compile(r"(\w://[^\s/:@]*:)[^\s/]*@"), rf"\1{MASK}@"),
-    (re.compile(r"(?i)(\bauthorization['\"]?\s*[:=]\s*['\"]?(?:basic|bearer)\s+)[^\s'\",]+"), rf"\1{MASK}"),
-    (re.compile(r"(?i)(\bbearer\s+)[\w.~+/=-]{16,}"), rf"\1{MASK}"),
-    (
-        re.compile(
-            r"(?i)((?:password|passwd|secret|token|secret_?access_?key|api_?key"
-            r"|x-amz-(?:signature|credential|security-token))['\"]?\s*[=:]\s*['\"])[^'\"]+"
-        ),
-        rf"\1{MASK}",
-    ),
-    (
-        re.compile(
-            r"(?i)((?:password|passwd|secret|token|secret_?access_?key|api_?key"
-            r"|x-amz-(?:signature|credential|security-token))=)[^\s'\"&,;]+"
-        ),
-        rf"\1{MASK}",
-    ),
+    (r"(\w://[^\s/:@]*:)[^\s/]*@", rf"\1{MASK}@"),
+    (r"(?i)(\bauthorization['\"]?\s*[:=]\s*['\"]?(?:basic|bearer)\s+)[^\s'\",]+", rf"\1{MASK}"),
+    (r"(?i)(\bbearer\s+)[\w.~+/=-]{16,}", rf"\1{MASK}"),
+    (rf"(?i)({_NAMES}['\"]?\s*[=:]\s*['\"])[^'\"]+", rf"\1{MASK}"),
+    (rf"(?i)({_NAMES}=)[^\s'\"&,;]+", rf"\1{MASK}"),
 )
+"""What is masked, and how. Compiled when the first line is written: most commands write none."""
+
 _log = logging.getLogger("regmeta.cli")
 _handler: logging.Handler | None = None
 _is_json = False
@@ -61,7 +55,7 @@ _is_json = False
 def redacted(text: str) -> str:
     """Return *text* without the passwords and tokens that can be told from other words."""
     for pattern, replacement in _SECRETS:
-        text = pattern.sub(replacement, text)
+        text = re.sub(pattern, replacement, text)
     return text
 
 

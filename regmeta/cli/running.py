@@ -44,7 +44,7 @@ MetricsListen = Annotated[
 Otel = Annotated[bool, _option("otel", "Give spans and metrics to OpenTelemetry.")]
 
 DEFECT: Final = 70  # exit code of a bug
-_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
+_REQUEST_ID: Final = r"[A-Za-z0-9._:/+=-]{1,128}"
 
 
 def name_of(ctx: Any) -> str:
@@ -78,7 +78,7 @@ def running(options: Mapping[str, Any], interrupts: Interrupts, began_s: float) 
         debug=bool(options.get("debug")),
     )
     request_id = options.get("request_id")
-    if request_id and not _REQUEST_ID.fullmatch(request_id):
+    if request_id and not re.fullmatch(_REQUEST_ID, request_id):
         raise UsageError(f"--request-id: {request_id[:200]!r}: write 1 to 128 of A-Z a-z 0-9 . _ : / + = -")
     with ExitStack() as stack:
         if options.get("otel"):

@@ -52,16 +52,18 @@ _log = logging.getLogger(__name__)
 _OWNERS: Final = sa.select(Intent.owner, Intent.host, sa.func.min(Intent.expires_at)).group_by(
     Intent.owner, Intent.host
 )
-_TAKE_BACK: Final = (
-    sa.delete(Intent)
-    .where(
-        sa.or_(
-            Intent.owner.in_(sa.bindparam("owners", expanding=True)),
-            Intent.expires_at < sa.bindparam("now"),
-        )
-    )
-    .returning(Intent.key)
+_OF_GONE: Final = (
+    sa.delete(Intent).where(Intent.owner.in_(sa.bindparam("owners", expanding=True))).returning(Intent.key)
 )
+# One that is locked is just being committed, or given back: by a process that may stand still in the middle
+# of it, and nobody has to wait for that.
+_EXPIRED: Final = (
+    sa.select(Intent.id)
+    .where(Intent.expires_at < sa.bindparam("now"))
+    .order_by(Intent.id)
+    .with_for_update(skip_locked=True)
+)
+_TAKE_BACK: Final = sa.delete(Intent).where(Intent.id.in_(_EXPIRED)).returning(Intent.key)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +123,8 @@ def _take_back(writer: Writer, store: BlobStore, owners: Collection[UUID]) -> in
 def _end_intents(writer: Writer, owners: Collection[UUID], *, are_dead: bool) -> int:
     with writer.database.transaction("recover") as connection:
         now = db.clock(connection)
-        keys = connection.execute(_TAKE_BACK, {"owners": list(owners), "now": now}).scalars().all()
+        keys = [*connection.execute(_OF_GONE, {"owners": list(owners)}).scalars()] if owners else []
+        keys += connection.execute(_TAKE_BACK, {"now": now}).scalars()
         if are_dead:
             bury(connection, keys, "abandoned", now, writer.lifetimes.tombstone)
         return len(keys)

@@ -127,7 +127,9 @@ class S3Requests:
             now = _server_time(page)
             for each in page.get("Uploads", ()):
                 name = each["Key"].removeprefix(f"{self._prefix}/" if self._prefix else "")
-                yield Unfinished(name, each["UploadId"], (now - each["Initiated"]).total_seconds())
+                # The date of an answer has whole seconds: what was begun just now seems to be of the future.
+                age_s = max((now - each["Initiated"]).total_seconds(), 0.0)
+                yield Unfinished(name, each["UploadId"], age_s)
             if not page.get("IsTruncated"):
                 return
             before, marks = (

@@ -338,9 +338,9 @@ def test_no_transaction_is_open_while_the_store_is_asked(
 
     def counted(begin: Any) -> Any:
         @contextmanager
-        def counting(*arguments: Any) -> Iterator[Any]:
+        def counting(*arguments: Any, **options: Any) -> Iterator[Any]:
             nonlocal is_open
-            with begin(*arguments) as connection:
+            with begin(*arguments, **options) as connection:
                 is_open += 1
                 try:
                     yield connection

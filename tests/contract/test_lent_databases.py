@@ -45,6 +45,9 @@ def test_database_that_was_used_comes_back_empty_and_counts_from_one(postgres: P
         "CREATE TABLE more (id int)",
         "GRANT SELECT ON tags TO PUBLIC",
         "ANALYZE alembic_version",
+        "UPDATE alembic_version SET version_num = '9999'",
+        "DELETE FROM alembic_version",
+        "DROP TABLE alembic_version",
     ],
 )
 def test_database_whose_schema_was_changed_is_not_lent_again(postgres: Postgres, change: str) -> None:

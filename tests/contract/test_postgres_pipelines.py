@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from contextlib import closing
+from datetime import UTC, datetime
 
 import pytest
 import sqlalchemy as sa
@@ -16,6 +17,7 @@ from regmeta.models import Repository
 from tests.support.postgres import Postgres
 from tests.support.registry import scalar
 
+NOW = datetime.now(UTC)
 Work = Callable[[sa.Connection], None]
 COUNT = sa.select(sa.func.count()).select_from(Repository)
 
@@ -134,6 +136,19 @@ def test_refused_row_in_a_savepoint_costs_the_savepoint(database: Database) -> N
         insert(connection, 1)
         with pytest.raises(errors.ConstraintViolated), db.savepoint(connection):
             insert(connection, 2, "nonsense")
+        insert(connection, 3)
+    assert scalar(database, "SELECT count(*) FROM repositories") == 2
+
+
+def test_refused_rows_that_return_something_cost_the_savepoint(database: Database) -> None:
+    rows = [
+        {"name": f"r{number}", "created_at": NOW, "updated_at": NOW, "state": state}
+        for number, state in enumerate(("active", "nonsense", "active"))
+    ]
+    with database.transaction("test") as connection:
+        insert(connection, 1)
+        with pytest.raises(errors.ConstraintViolated), db.savepoint(connection):
+            connection.execute(sa.insert(Repository).returning(Repository.id), rows)
         insert(connection, 3)
     assert scalar(database, "SELECT count(*) FROM repositories") == 2
 

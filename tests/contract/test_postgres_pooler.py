@@ -50,7 +50,7 @@ def pooled(pooler: Pooler, postgres: Postgres, registry_home: Path) -> Iterator[
     postgres.drop(name)
 
 
-def write(settings: Settings, folder: Path, number: int, failures: list[BaseException]) -> None:
+def write(settings: Settings, folder: Path, number: int, failures: list[Exception]) -> None:
     """Push images, all writers into one repository and to one tag, move tags, remove some."""
     try:
         builder = LayoutBuilder(seed=number)
@@ -64,12 +64,12 @@ def write(settings: Settings, folder: Path, number: int, failures: list[BaseExce
             for image in images:
                 set_tag(writing.writer, "app", "latest", digest_of(image))
             remove_tag(writing.writer, "app", f"w{number}-0")
-    except BaseException as error:
+    except Exception as error:
         failures.append(error)
 
 
 def test_four_writers_push_tag_and_collect_behind_a_pooler(pooled: Settings, tmp_path: Path) -> None:
-    failures: list[BaseException] = []
+    failures: list[Exception] = []
     threads = [
         threading.Thread(target=write, args=(pooled, tmp_path, number, failures)) for number in range(WRITERS)
     ]

@@ -481,7 +481,7 @@ def machine(monkeypatch: pytest.MonkeyPatch, sqlite_template: Path, tmp_path: Pa
     """The machine, in whose process all work is done by one thread."""
     fuse = Fuse()
     for module in (local_registry, filesystem):
-        monkeypatch.setattr(module, "ThreadPoolExecutor", InlineExecutor)
+        monkeypatch.setattr(module, "Threads", InlineExecutor)
     for name in DURABLE:
         monkeypatch.setattr(durable, name, fuse.refuse_the_dead(getattr(durable, name)))
     return type(

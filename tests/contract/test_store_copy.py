@@ -93,7 +93,7 @@ def stopped() -> Iterator[None]:
 
 
 def move(settings: Settings, target: str, **options: bool) -> Moved:
-    return store_copy.copy(settings, target, lambda: nullcontext(NoProgress()), **options)  # type: ignore[arg-type]
+    return store_copy.copy(settings, target, lambda: nullcontext(NoProgress()), **options)
 
 
 def at(settings: Settings, target: str) -> Settings:
@@ -278,22 +278,17 @@ def test_tag_that_an_old_process_moves_gets_into_a_snapshot_of_the_new_store(
 def test_verification_with_the_old_store_open_marks_nothing(
     filled: Settings, folder: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from regmeta.maintain.verify import run as verifying
-
-    plausible = verifying.check_plausible
-
-    def meanwhile(*given: object) -> None:
-        plausible(*given)  # type: ignore[arg-type]
-        move(filled, folder, mark=False)
-
     with app.open_database(filled) as database:
-        key = min(keys_in(database, "blobs"))
-        path = Path(filled.store, "blobs", key)
+        path = Path(filled.store, "blobs", min(keys_in(database, "blobs")))
         content = path.read_bytes()
         path.unlink()
-        monkeypatch.setattr(
-            verifying, "check_plausible", lambda *given: (path.write_bytes(content), meanwhile(*given))
-        )
+
+        def meanwhile(*_: object) -> None:
+            path.write_bytes(content)
+            move(filled, folder)
+
+        # What is asked between the last look at an object and the marking.
+        monkeypatch.setattr("regmeta.maintain.verify.run.check_plausible", meanwhile)
         verification.verify(filled, NoProgress(), mark=True)
         assert scalar(database, "SELECT count(*) FROM blobs WHERE state <> 'live'") == 0
 

@@ -9,20 +9,26 @@ import sys
 from collections.abc import Iterator
 from contextlib import closing, nullcontext
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
+import sqlalchemy as sa
 
 from regmeta import app
 from regmeta.app import store_copy, verification
 from regmeta.app.stores import open_store
-from regmeta.errors import IdentityMismatch, Locked, StoreUnavailable
+from regmeta.db import Database
+from regmeta.errors import IdentityMismatch, Locked, LostReservation, StoreUnavailable
+from regmeta.ingest.adopt import lock_adoption
 from regmeta.ingest.store_moves import mark_of
 from regmeta.maintain.progress import NoProgress
 from regmeta.maintain.store_copy import fence
+from regmeta.models import Intent
 from regmeta.settings import Settings
+from regmeta.sources.open import open_source
 from tests.builders import LayoutBuilder
-from tests.support.registry import commit_one, counts, keys_in, scalar, tags
+from tests.support.registry import change, commit_one, counts, ingest_of, keys_in, requests, scalar, tags
 from tests.support.seaweed import Buckets
 
 pytestmark = pytest.mark.inconsistent  # the store of ``settings`` is closed: the new one is checked
@@ -87,6 +93,11 @@ def move(settings: Settings, target: str) -> None:
 def fill(settings: Settings, builder: LayoutBuilder, layout: Path) -> None:
     with app.open_for_writing(settings) as writing:
         commit_one(writing, builder, builder.image(), layout)
+
+
+def intents_of(database: Database) -> list[dict[str, Any]]:
+    with database.read() as connection:
+        return [dict(row) for row in connection.execute(sa.select(*Intent.__table__.columns)).mappings()]
 
 
 def assert_whole(settings: Settings) -> None:
@@ -165,6 +176,62 @@ def test_process_that_slept_over_a_move_that_failed_goes_on(
     monkeypatch.undo()
     move(settings, folder)
     assert_whole(msgspec.structs.replace(settings, store=folder))
+
+
+def test_key_whose_intent_is_made_after_the_fence_gets_into_no_row(
+    settings: Settings, builder: LayoutBuilder, layout: Path, late: Path, folder: str
+) -> None:
+    """A reservation that had read the row before the fence, and wrote after it."""
+    fill(settings, builder, layout)
+    with app.open_for_writing(settings) as old, closing(open_source(str(late))) as source:
+        first, second = (ingest_of(old, request) for request in (*requests(source), *requests(source)))
+        first.prepare()
+        second.prepare()
+        intents = intents_of(old.database)
+        assert len(intents) > 2
+        change(old.database, "DELETE FROM intents")  # they are made when the fence is up
+
+        def make_intents() -> None:
+            with old.database.transaction("test") as connection:
+                connection.execute(sa.insert(Intent), intents)
+
+        begin, refused = fence.fence, []
+
+        def fenced(*given: Any) -> int:
+            taken: int = begin(*given)
+            make_intents()
+            with pytest.raises(LostReservation):
+                first.commit()
+            refused.append(taken)
+            return taken
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(fence, "fence", fenced)
+            move(settings, folder)
+        assert refused == [0]
+        with pytest.raises(LostReservation):
+            second.commit()
+        assert tags(old.database).keys() == {"v1"}
+
+
+def test_object_of_the_store_of_before_is_not_adopted(
+    settings: Settings, builder: LayoutBuilder, layout: Path, folder: str
+) -> None:
+    fill(settings, builder, layout)
+    with app.open_for_writing(settings) as old:
+        begin = fence.fence
+
+        def fenced(*given: Any) -> int:
+            taken: int = begin(*given)
+            with pytest.raises(Locked), old.database.transaction("test") as connection:
+                lock_adoption(connection, old.writer.store_id)
+            return taken
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(fence, "fence", fenced)
+            move(settings, folder)
+        with pytest.raises(IdentityMismatch), old.database.transaction("test") as connection:
+            lock_adoption(connection, old.writer.store_id)
 
 
 KILLED = """
@@ -260,7 +327,8 @@ def test_mover_that_slept_while_writers_were_let_go_does_not_switch(
         keys = keys_in(writing.database, "blobs")
     os.kill(process.pid, signal.SIGCONT)
     said, _ = process.communicate("\n", timeout=60)
-    assert said.startswith("Refused") and "given up meanwhile" in said
+    assert said.startswith("Refused")
+    assert "given up meanwhile" in said
     with closing(open_store(settings)) as store:
         assert all(store.stat(key) is not None for key in keys)
     assert_whole(settings)

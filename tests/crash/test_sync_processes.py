@@ -23,6 +23,9 @@ from tests.support.registries.rules import Hang, Slow
 from tests.support.registry import open_parts, rows, tags
 from tests.support.syncs import write_config
 
+# What a signal does to a process is the same on every database.
+pytestmark = pytest.mark.soak_on_postgresql
+
 MIB = 1024 * 1024
 
 

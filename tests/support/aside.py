@@ -145,14 +145,14 @@ def aside(monkeypatch: pytest.MonkeyPatch) -> Iterator[Freeze]:
     begin = Database.transaction
 
     @contextmanager
-    def transaction(self: Database, name: str) -> Iterator[Connection]:
+    def transaction(self: Database, name: str, **options: bool) -> Iterator[Connection]:
         failpoints.reach(f"{name}.begin")
-        with begin(self, name) as connection:
+        with begin(self, name, **options) as connection:
             yield connection
 
     monkeypatch.setattr(Database, "transaction", transaction)
     for module in (local_registry, filesystem):  # points are reached in the thread that is to stand still
-        monkeypatch.setattr(module, "ThreadPoolExecutor", InlineExecutor)
+        monkeypatch.setattr(module, "Threads", InlineExecutor)
     started: list[Aside] = []
 
     def start(body: Callable[[], Any], freeze_at: str | None) -> Aside:

@@ -53,7 +53,7 @@ class Pooler:
         """Let it open new connections to the server, as after a restart of that."""
         address = f"host=127.0.0.1 port={self.port} user=postgres dbname=pgbouncer"
         with psycopg.connect(address, autocommit=True, prepare_threshold=None) as admin:
-            psycopg.ClientCursor(admin).execute(f"RECONNECT {database}")  # type: ignore[arg-type]
+            psycopg.ClientCursor(admin).execute(f"RECONNECT {database}")
 
 
 @contextmanager

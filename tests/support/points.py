@@ -10,6 +10,7 @@ from typing import Final
 
 ROOT: Final = Path(__file__).parents[2]
 _POINT: Final = re.compile(r"[a-z_]+\.[a-z_]+")
+_IN_BUCKET: Final = re.compile(r"bucket\.[a-z_]+")
 _DURABLE: Final = {
     *("flush", "rename", "link", "unlink", "make_folder", "remove_folder", "remove_tree", "create"),
     "flush_folder",
@@ -49,6 +50,8 @@ def _points_of(call: ast.Call) -> Iterator[str]:
     literals = [arg for arg in call.args if isinstance(arg, ast.Constant)]
     if name in _DURABLE or name == "reach":
         yield from _texts(literals)
+    elif any(isinstance(each.value, str) and _IN_BUCKET.fullmatch(each.value) for each in literals):
+        yield from _texts(literals)  # what a bucket is asked for says which point follows
     elif name == "map":  # pool.map(flush_folder, folders, repeat("point"))
         for inner in of_repeat:
             yield from _texts([arg for arg in inner.args if isinstance(arg, ast.Constant)])

@@ -37,8 +37,10 @@ _CATALOGUES = (
     *("pg_type", "pg_rewrite", "pg_namespace", "pg_statistic", "pg_statistic_ext", "pg_db_role_setting"),
     *("pg_default_acl", "pg_extension", "pg_largeobject_metadata"),
 )
-_SCHEMA = "SELECT " + ", ".join(
-    f"(SELECT (count(*), max(xmin::text::bigint))::text FROM {name})" for name in _CATALOGUES
+_SCHEMA = (
+    "SELECT "
+    + ", ".join(f"(SELECT (count(*), max(xmin::text::bigint))::text FROM {name})" for name in _CATALOGUES)
+    + ", (SELECT string_agg(version_num, ' ') FROM alembic_version)"
 )
 _TABLES = (
     "SELECT relname, pg_total_relation_size(oid) FROM pg_class"

@@ -55,16 +55,24 @@ _OVER: Final = _SOME.where(
     Tombstone.attempts < DEAD_AFTER,
 )
 _ids: Final[Any] = sa.bindparam("ids", expanding=True)
+
+
+def _free(*conditions: Any) -> Any:
+    """Choose tombstones that no other collector is just noting: it may stand still in the middle of that."""
+    found = sa.select(Tombstone.id).where(Tombstone.id.in_(_ids), *conditions)
+    return found.order_by(Tombstone.id).with_for_update(skip_locked=True)
+
+
 # Each collector counts what it was the one to note: two that deleted the same object count it once.
 _DELETED: Final = (
     sa.update(Tombstone)
-    .where(Tombstone.id.in_(_ids), Tombstone.deleted_at.is_(None))
+    .where(Tombstone.id.in_(_free(Tombstone.deleted_at.is_(None))))
     .values(deleted_at=sa.bindparam("now"), drop_after=sa.bindparam("until"), attempts=0, last_error=None)
     .returning(Tombstone.size_bytes)
 )
 _DROP: Final = (
     sa.delete(Tombstone)
-    .where(Tombstone.id.in_(_ids), Tombstone.deleted_at.is_not(None))
+    .where(Tombstone.id.in_(_free(Tombstone.deleted_at.is_not(None))))
     .returning(Tombstone.id)
 )
 _LOCK: Final = (

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import marshal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from types import NoneType
 from typing import Any, Final, Protocol
 
 import sqlalchemy as sa
@@ -25,6 +26,14 @@ IN_ONE_TRANSACTION: Final = 20  # [chunks] on SQLite, so that its log stays smal
 _CACHE_KIB: Final = 262_144
 _FORMAT: Final = 2  # of marshal: one without references, so that equal rows are equal bytes
 
+_INT4: Final = 2**31
+_TYPES: Final = {
+    "int8": {int, NoneType},
+    "int4": {int, NoneType},
+    "text": {str, NoneType},
+    "bytea": {bytes, NoneType},
+}
+
 Advanced = Callable[[int], None]
 
 
@@ -39,6 +48,9 @@ class Load(Protocol):
 
     def some(self, connection: Connection) -> bool:
         """Send what belongs in one transaction; tells whether there is more."""
+
+    def close(self) -> None:
+        """Stop reading."""
 
 
 def tune(database: Database) -> None:
@@ -65,10 +77,10 @@ def load(source: Connection, location: str, target: Database, shape: Shape, adva
     if source.dialect.name == "sqlite":
         chunks = streams.rows(source, shape, location, as_it_goes=True)
         return _IntoPostgresql(
-            target.location, shape, lambda copy: _write_rows(copy, chunks, shape, advanced)
+            target.location, shape, chunks, lambda copy: _write_rows(copy, chunks, shape, advanced)
         )
     stream = streams.binary(source, shape, location, as_it_goes=True)
-    return _IntoPostgresql(target.location, shape, lambda copy: _pass_on(copy, stream))
+    return _IntoPostgresql(target.location, shape, stream, lambda copy: _pass_on(copy, stream))
 
 
 def read_again(connection: Connection, location: str, shape: Shape) -> str:
@@ -84,7 +96,9 @@ def read_again(connection: Connection, location: str, shape: Shape) -> str:
 
 
 class _IntoSqlite:
-    def __init__(self, chunks: Iterator[list[Row]], location: str, shape: Shape, advanced: Advanced) -> None:
+    def __init__(
+        self, chunks: Generator[list[Row], None, None], location: str, shape: Shape, advanced: Advanced
+    ) -> None:
         self.rows = 0
         self._chunks, self._location, self._shape, self._advanced = chunks, location, shape, advanced
         self._hash = hashlib.blake2b(digest_size=32)
@@ -94,6 +108,9 @@ class _IntoSqlite:
     @property
     def digest(self) -> str:
         return self._hash.hexdigest()
+
+    def close(self) -> None:
+        self._chunks.close()
 
     def some(self, connection: Connection) -> bool:
         for _ in range(IN_ONE_TRANSACTION):
@@ -109,14 +126,19 @@ class _IntoSqlite:
 
 
 class _IntoPostgresql:
-    def __init__(self, location: str, shape: Shape, send: Callable[[Any], int]) -> None:
+    def __init__(
+        self, location: str, shape: Shape, stream: Generator[Any, None, None], send: Callable[[Any], int]
+    ) -> None:
         self.rows = 0
-        self._location, self._shape, self._send = location, shape, send
+        self._location, self._shape, self._stream, self._send = location, shape, stream, send
         self._hash = hashlib.blake2b(digest_size=32)
 
     @property
     def digest(self) -> str:
         return self._hash.hexdigest()
+
+    def close(self) -> None:
+        self._stream.close()
 
     def some(self, connection: Connection) -> bool:
         shape = self._shape
@@ -148,11 +170,25 @@ def _write_rows(copy: Any, chunks: Iterator[list[Row]], shape: Shape, advanced: 
     sent = 0
     write = copy.write_row
     for chunk in chunks:
-        for row in streams.with_bytes(chunk, shape) if shape.uuids else chunk:
+        rows = streams.with_bytes(chunk, shape) if shape.uuids else chunk
+        _check(rows, shape)
+        for row in rows:
             write(row)
         sent += len(chunk)
         advanced(len(chunk))
     return sent
+
+
+def _check(rows: list[Row], shape: Shape) -> None:
+    """Refuse values of another type than the column: SQLite keeps any, and drivers cut what is too large."""
+    for name, wire, values in zip(shape.columns, shape.wire, zip(*rows, strict=True), strict=True):
+        others = set(map(type, values)) - _TYPES[wire]
+        if others:
+            raise TypeError(f"{name} is {', '.join(sorted(other.__name__ for other in others))}")
+        if wire == "int4":
+            numbers = [value for value in values if value is not None]
+            if numbers and (min(numbers) < -_INT4 or max(numbers) >= _INT4):
+                raise OverflowError(f"{name} is out of range")
 
 
 def _pass_on(copy: Any, stream: Iterator[Any]) -> int:

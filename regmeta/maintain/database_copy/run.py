@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Final
@@ -78,7 +79,7 @@ def copy_database(
     new = record.database_id if moved is not None and moved.database_id == record.database_id else None
     if new is None and identity != record:
         raise IdentityMismatch(f"{store.location} belongs to the database {record.database_id}, not to this")
-    begun = retried(lambda: state.begin(target.safe, identity, None if moved is None else moved.database_id))
+    begun = retried(lambda: state.begin(target.safe, identity, moved))
     if moved is not None:
         freeze.require_same(source, moved, begun.database_id)
     tables: tuple[TableCopy, ...] = ()
@@ -120,22 +121,23 @@ def _copy_table(
 
     On PostgreSQL in one transaction, on SQLite in several: the last one compares.
     """
-    copied: TableCopy | None = None
     with source.read() as reading:
         streams.without_timeouts(reading)
         expected = streams.count(reading, shape)
         progress.began(f"rows: {shape.name}", expected)
-        load = loading.load(reading, source.location, target.bulk, shape, progress.advanced)
-        while copied is None:
-            with target.bulk.transaction("copy_rows") as connection:
-                streams.without_timeouts(connection)
-                state.fence(connection, database_id, shape.name)
-                if load.rows == 0:
-                    loading.empty(connection, shape)
-                if not load.some(connection):
-                    progress.began(f"comparing: {shape.name}", None)
-                    copied = _compared(connection, source, target, shape, expected, load)
-                    state.mark_copied(connection, copied)
+        begun = loading.load(reading, source.location, target.bulk, shape, progress.advanced)
+        with closing(begun) as load:
+            while True:
+                with target.bulk.transaction("copy_rows") as connection:
+                    streams.without_timeouts(connection)
+                    state.fence(connection, database_id, shape.name)
+                    if load.rows == 0:
+                        loading.empty(connection, shape)
+                    if not load.some(connection):
+                        progress.began(f"comparing: {shape.name}", None)
+                        copied = _compared(connection, source, target, shape, expected, load)
+                        state.mark_copied(connection, copied)
+                        break
     return copied
 
 

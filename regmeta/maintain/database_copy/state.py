@@ -16,6 +16,7 @@ from sqlalchemy.engine import Connection
 from regmeta.db import COPYING, SCHEMA_HEAD, Database
 from regmeta.errors import IdentityMismatch, Refused, SchemaMismatch
 from regmeta.maintain.database_copy import parts
+from regmeta.maintain.database_copy.freeze import Moved
 from regmeta.maintain.setup import Identity, read_identity
 from regmeta.models import Base
 
@@ -86,10 +87,10 @@ def is_being_filled(database: Database) -> bool:
         return database.schema_revision(connection) == COPYING
 
 
-def begin(target: Database, source: Identity, frozen_for: UUID | None) -> Begun:
+def begin(target: Database, source: Identity, moved: Moved | None) -> Begun:
     """Make an empty database one that is being filled, or find that it is by an earlier run.
 
-    *frozen_for* is the id of the database that the source is frozen for.
+    *moved* is what the source says of where its rows go.
 
     Raises:
         Refused, IdentityMismatch, SchemaMismatch: it is not an empty database of this release, nor what an
@@ -98,13 +99,18 @@ def begin(target: Database, source: Identity, frozen_for: UUID | None) -> Begun:
     with target.transaction("copy_began") as connection:
         revision = target.schema_revision(connection)
         if revision == COPYING:
-            return Begun(_go_on(target, connection, source, frozen_for), is_complete=False)
+            return Begun(_go_on(target, connection, source, moved), is_complete=False)
         if revision != SCHEMA_HEAD:
             raise SchemaMismatch(f"{target.location} is at schema revision {revision}, not {SCHEMA_HEAD}")
         found = read_identity(connection)
         if found is not None:
-            _require_complete(target, source, found, frozen_for)
+            _require_complete(target, source, found, moved)
             return Begun(found.database_id, is_complete=True)
+        if moved is not None:
+            raise Refused(
+                f"the rows are being moved to {moved.location}: name that database, with what was copied so"
+                " far in it, or give that copy up (--abandon)"
+            )
         _require_no_rows(target, connection)
         database_id = uuid4()
         _metadata.create_all(connection)
@@ -175,22 +181,22 @@ def forget(connection: Connection) -> None:
     connection.execute(_SET_VERSION, {"to": SCHEMA_HEAD})
 
 
-def _go_on(target: Database, connection: Connection, source: Identity, frozen_for: UUID | None) -> UUID:
+def _go_on(target: Database, connection: Connection, source: Identity, moved: Moved | None) -> UUID:
     store_id, source_id, database_id = connection.execute(_OURS).one()
     if (store_id, source_id) != (source.store_id, source.database_id):
         raise IdentityMismatch(f"{target.location} is being filled from another database ({source_id})")
-    if frozen_for is None:
+    if moved is None:
         # An earlier run came no further than this, or was given up: then its rows may be old.
         _require_no_rows(target, connection)
     return UUID(str(database_id))
 
 
-def _require_complete(target: Database, source: Identity, found: Identity, frozen_for: UUID | None) -> None:
+def _require_complete(target: Database, source: Identity, found: Identity, moved: Moved | None) -> None:
     if found.store_id != source.store_id:
         raise IdentityMismatch(f"{target.location} is of another registry: store {found.store_id}")
     if found.database_id == source.database_id:
         raise Refused(f"{target.location} is the database itself: name another one")
-    if found.database_id != frozen_for:
+    if moved is None or found.database_id != moved.database_id:
         raise Refused(
             f"{target.location} has rows of this registry already (database {found.database_id}): make an"
             " empty one"

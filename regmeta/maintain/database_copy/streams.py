@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from itertools import islice
 from typing import Any, Final
@@ -38,7 +38,9 @@ def without_timeouts(connection: Connection) -> None:
             connection.execute(sa.text(statement))
 
 
-def rows(connection: Connection, shape: Shape, location: str, *, as_it_goes: bool) -> Iterator[list[Row]]:
+def rows(
+    connection: Connection, shape: Shape, location: str, *, as_it_goes: bool
+) -> Generator[list[Row], None, None]:
     """Give the rows of a table in chunks of :data:`CHUNK`, as they are or *as_it_goes* into another database.
 
     All chunks but the last one are full.
@@ -53,7 +55,9 @@ def rows(connection: Connection, shape: Shape, location: str, *, as_it_goes: boo
     return _postgresql_rows(connection, shape, location, as_it_goes)
 
 
-def binary(connection: Connection, shape: Shape, location: str, *, as_it_goes: bool) -> Iterator[Any]:
+def binary(
+    connection: Connection, shape: Shape, location: str, *, as_it_goes: bool
+) -> Generator[Any, None, None]:
     """Give a table of PostgreSQL as it sends it: one stream of bytes, cut anywhere."""
     with driver_errors(location, shape), _copy_out(connection, shape, as_it_goes) as copy:
         yield from copy
@@ -100,7 +104,7 @@ def _of_psycopg(error: Exception, where: str) -> Exception:
 
 def _sqlite_rows(
     connection: Connection, shape: Shape, location: str, as_it_goes: bool
-) -> Iterator[list[Row]]:
+) -> Generator[list[Row], None, None]:
     with driver_errors(location, shape):
         cursor = driver(connection).execute(shape.select("sqlite", as_it_goes=as_it_goes))
         try:
@@ -112,7 +116,7 @@ def _sqlite_rows(
 
 def _postgresql_rows(
     connection: Connection, shape: Shape, location: str, as_it_goes: bool
-) -> Iterator[list[Row]]:
+) -> Generator[list[Row], None, None]:
     with driver_errors(location, shape), _copy_out(connection, shape, as_it_goes) as copy:
         copy.set_types(shape.wire)
         found = iter(copy.rows())

@@ -48,7 +48,8 @@ _AUTOVACUUM: Final = sa.text(
 _DEAD_ROWS: Final = sa.text(
     "SELECT (SELECT string_agg(CAST(CAST(c.oid AS regclass) AS text), ', ')"
     " FROM pg_class c, unnest(c.reloptions) o WHERE c.relname IN :names"
-    " AND c.relnamespace = to_regnamespace(quote_ident(current_schema())) AND o IN ('autovacuum_enabled=false', 'autovacuum_enabled=off', 'autovacuum_enabled=0')) AS left_out,"
+    " AND c.relnamespace = to_regnamespace(quote_ident(current_schema()))"
+    " AND o IN ('autovacuum_enabled=false', 'autovacuum_enabled=off', 'autovacuum_enabled=0')) AS left_out,"
     " (SELECT string_agg(relname || ' has ' || n_dead_tup, ', ') FROM pg_stat_user_tables"
     " WHERE relname IN :names AND schemaname = current_schema()"
     " AND n_dead_tup > :dead AND n_dead_tup > n_live_tup) AS bloated"

@@ -174,7 +174,7 @@ def test_sweep_gives_up_old_uploads_and_buries_unknown_objects(
         assert files.uploads() == []
         collect(writing.writer, writing.store)
         assert unknown not in objects(writing.store)
-        assert len(objects(writing.store)) == 3
+        assert len(objects(writing.store)) == 4
 
 
 def test_object_that_appears_after_its_ingest_gave_up_is_deleted(

@@ -44,7 +44,7 @@ DELETED = "repository_deleted.committing"
 def inline(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a sync do all in one thread, in one order."""
     for module in (listing, pipeline):
-        monkeypatch.setattr(module, "ThreadPoolExecutor", InlineExecutor)
+        monkeypatch.setattr(module, "Threads", InlineExecutor)
     monkeypatch.setattr(pipeline, "wait", all_done)
 
 

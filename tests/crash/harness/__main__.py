@@ -27,7 +27,7 @@ HARNESSES: Final = (
 )
 
 
-BUCKET_HARNESSES: Final = ("kill_points",)
+BUCKET_HARNESSES: Final = ("kill_points", "s3_faults")
 
 
 def main(arguments: list[str]) -> int:

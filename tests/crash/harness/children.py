@@ -226,7 +226,8 @@ def _make_deterministic(seed: int) -> None:
 
     logging.disable(logging.CRITICAL)  # writing to stderr would be a system call that is no step
     for module in (local_registry, filesystem, bucket, s3, data, listing, pipeline):
-        vars(module)["ThreadPoolExecutor"] = InlineExecutor
+        assert "Threads" in vars(module)
+        vars(module)["Threads"] = InlineExecutor
     vars(pipeline)["wait"] = all_done
     run.CHECKPOINT_S = 0.0  # type: ignore[misc]
     for batching in (local_registry, pipeline):

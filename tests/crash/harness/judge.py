@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Final
@@ -62,19 +62,37 @@ def judge(place: Place, recording: Recording, facts: Iterable[Fact], where: str)
 
 def _judge(place: Place, recording: Recording, facts: list[Fact]) -> Found:
     case = recording.case
-    was_there = has_registry(place) and (not case.offline or ("finished",) in facts)
     try:
+        was_there = has_registry(place) and (not case.offline or ("finished",) in facts)
         if was_there:
-            yield from _unless(case.tolerated, _as_it_is(place, recording, facts))
-            yield from _unless(case.tolerated, _recovered(place))
+            yield from _unless(case.tolerated, _apart(place, lambda: _as_it_is(place, recording, facts)))
+            yield from _unless(case.tolerated, _apart(place, lambda: _recovered(place)))
         elif ("initialised",) in facts or (case.base != "nothing" and not case.offline):
             yield "lost", "there is no registry any more"
         yield from _again(place, recording, facts)
         if not was_there:
-            yield from _recovered(place)  # what makes a registry does not clear up in it
-        yield from _collected(place, recording)
+            # What makes a registry does not clear up in it.
+            yield from _apart(place, lambda: _recovered(place))
+        yield from _apart(place, lambda: _collected(place, recording))
     except Error as error:
         yield "error", f"{type(error).__name__}: {error}"
+
+
+def _apart(place: Place, look: Callable[[], Found]) -> Found:
+    """Do a step of its own, so that what it has opened is not in the way of the next one's children."""
+    if not place.is_in_bucket:
+        yield from look()
+        return
+    outcome = run_child(lambda tell: _tell_all(tell, look()), seed=5)
+    for fact in outcome.facts:
+        yield fact[0], fact[1]
+    if outcome.ended != "done":
+        yield "error", f"judging ended: {outcome.error}"
+
+
+def _tell_all(tell: Acknowledge, found: Found) -> None:
+    for kind, told in found:
+        tell(kind, told)
 
 
 def _as_it_is(place: Place, recording: Recording, facts: list[Fact]) -> Found:

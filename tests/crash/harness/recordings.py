@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import sqlalchemy as sa
 
@@ -16,6 +17,8 @@ from tests.crash.harness.use_case import UseCase
 from tests.support.derived import text
 from tests.support.logical_dump import logical_dump
 from tests.support.registry import open_parts
+
+_T = TypeVar("_T")
 
 Tags = dict[tuple[str, str], str]
 
@@ -85,15 +88,7 @@ def done(place: Place, case: UseCase) -> Outcome:
 
 def state(place: Place) -> State:
     """Return what a registry says; nothing, where there is none yet."""
-    if not place.is_in_bucket:
-        return _state(place)
-    # In a child: what has spoken to a bucket cannot fork.
-    outcome = run_child(lambda tell: tell(_state(place)))
-    if outcome.ended != "done":
-        raise RuntimeError(f"there is no state: {outcome.error}")
-    found: Any = outcome.facts[0][0]
-    assert isinstance(found, State)
-    return found
+    return apart(place, lambda: _state(place))
 
 
 def _state(place: Place) -> State:
@@ -109,7 +104,22 @@ def _state(place: Place) -> State:
 
 def has_registry(place: Place) -> bool:
     """Tell whether database and store were tied to each other."""
-    return is_initialised(place.settings)
+    return apart(place, lambda: is_initialised(place.settings))
+
+
+def apart(place: Place, look: Callable[[], _T]) -> _T:
+    """Look at a registry, in a child if it is in a bucket: what has spoken to one cannot fork any more.
+
+    Raises:
+        RuntimeError: the child has failed.
+    """
+    if not place.is_in_bucket:
+        return look()
+    outcome = run_child(lambda tell: tell(look()), seed=4)
+    if outcome.ended != "done":
+        raise RuntimeError(f"nothing can be seen: {outcome.error}")
+    found: Any = outcome.facts[0][0]
+    return cast("_T", found)
 
 
 def tags(database: Database) -> Tags:

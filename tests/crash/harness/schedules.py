@@ -411,16 +411,16 @@ def _arranged(baton: Baton, seed: int, *, yields_inside: bool) -> Iterator[None]
     begin, read, open_object = Database.transaction, Database.read, FilesystemStore.open
 
     @contextmanager
-    def transaction(self: Database, name: str) -> Iterator[Connection]:
+    def transaction(self: Database, name: str, **options: bool) -> Iterator[Connection]:
         baton.reach(f"{name}.begin")
-        with begin(self, name) as connection:
+        with begin(self, name, **options) as connection:
             yield connection
         baton.reach(f"{name}.committed")
 
     @contextmanager
-    def reading(self: Database) -> Iterator[Connection]:
+    def reading(self: Database, **options: bool) -> Iterator[Connection]:
         baton.reach("read.begin")
-        with read(self) as connection:
+        with read(self, **options) as connection:
             yield connection
         baton.reach("read.end")
 
@@ -440,7 +440,7 @@ def _arranged(baton: Baton, seed: int, *, yields_inside: bool) -> Iterator[None]
 
     with ExitStack() as stack:
         for module in (local_registry, filesystem):
-            stack.enter_context(patch.object(module, "ThreadPoolExecutor", InlineExecutor))
+            stack.enter_context(patch.object(module, "Threads", InlineExecutor))
         stack.enter_context(patch.object(Database, "transaction", transaction))
         stack.enter_context(patch.object(Database, "read", reading))
         stack.enter_context(patch.object(FilesystemStore, "open", opened))
