@@ -1,10 +1,10 @@
 """How many images a second 1, 2, 4 and 8 processes push to PostgreSQL and S3, next to the floor.
 
 The floor is taken in the same run, right beside each measurement, with as many processes: the same blobs put
-by the bare client of the object store (8 at once in each process), and for each batch of images two transactions
-of bare SQL with as many rows as regmeta writes: intents; then blobs, links, manifests, edges, tags and events,
-and the intents deleted. PostgreSQL flushes each commit. Both servers run on this machine, and take part of its
-processors.
+by the bare client of the object store (8 at once in each process), and for each batch of images two
+transactions of bare SQL with as many rows as regmeta writes: intents; then blobs, links, manifests, edges,
+tags and events, and the intents deleted. PostgreSQL flushes each commit. Both servers run on this machine,
+and take part of its processors.
 
 Usage: python -m benchmarks.fleet [IMAGES_PER_PROCESS]
 """
@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
@@ -206,7 +206,7 @@ def _read(layout: Path, digest: str) -> bytes:
     return (layout / "blobs" / digest.replace(":", "/")).read_bytes()
 
 
-_ONE: Final = {"init": _init, "push": _push, "floor": _floor}
+_ONE: Final[dict[str, Callable[..., None]]] = {"init": _init, "push": _push, "floor": _floor}
 
 if __name__ == "__main__":
     if len(sys.argv) > 1 and sys.argv[1] in _ONE:

@@ -1,4 +1,4 @@
-"""What ``store copy`` takes, beside the bytes alone: ``python -m benchmarks.store_copy [--objects N] [--mib M]``.
+"""What ``store copy`` takes, beside the bytes alone: ``python -m benchmarks.store_copy [--objects N]``.
 
 Folder to folder. The floor reads, hashes, writes and flushes the same files with plain calls, in as many
 threads. Also: for how long writers were refused new objects, and what a second pass costs where nothing is

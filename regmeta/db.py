@@ -235,16 +235,22 @@ class Database:
 
     @contextmanager
     def schema_connection(self) -> Iterator[Connection]:
-        """Lend a connection for changing the schema: foreign keys are off on SQLite, nothing is begun."""
+        """Lend a connection for changing the schema; nothing is begun.
+
+        On SQLite foreign keys are off, on PostgreSQL a statement may take its time: an index of a large table
+        does. Locks are waited for as usual.
+        """
         with self._serialise(), _translated(self.location):
             begin = {"regmeta_begin": "BEGIN IMMEDIATE"} if self.is_sqlite else {}
             connection = self.engine.connect().execution_options(**begin)
             with connection:
-                _set_foreign_keys(connection, "OFF")
+                _say_to_driver(connection, "PRAGMA foreign_keys=OFF", "SET statement_timeout = 0")
                 try:
                     yield connection
                 finally:
-                    _set_foreign_keys(connection, "ON")
+                    if connection.in_transaction() and not connection.invalidated:
+                        connection.rollback()  # of what was not committed; else nothing more could be said
+                    _say_to_driver(connection, "PRAGMA foreign_keys=ON", "RESET statement_timeout")
 
     def close(self) -> None:
         """Close the pool. On SQLite the last connection to leave checkpoints, so it takes the file lock."""
@@ -257,10 +263,10 @@ class Database:
             _log.warning("the database was not closed: %s", error)
 
 
-def _set_foreign_keys(connection: Connection, value: str) -> None:
-    if connection.dialect.name == "sqlite" and not connection.invalidated:
+def _say_to_driver(connection: Connection, on_sqlite: str, on_postgresql: str) -> None:
+    if not connection.invalidated:
         driver_connection: Any = connection.connection.dbapi_connection
-        driver_connection.execute(f"PRAGMA foreign_keys={value}")
+        driver_connection.execute(on_sqlite if connection.dialect.name == "sqlite" else on_postgresql)
 
 
 @contextmanager

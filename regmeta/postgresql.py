@@ -28,6 +28,9 @@ from sqlalchemy.engine.interfaces import ExecuteStyle
 
 PREPARE_AFTER: Final = 5  # times that a connection says the same before the server keeps the plan
 
+_COMMIT: Final = "COMMIT"
+_AT_BEGIN: Final = "begin"
+
 # Execution options.
 UNANSWERED: Final = "regmeta_unanswered"  # nobody reads what this one statement answers
 QUIET: Final = "regmeta_quiet"  # what changes rows and returns none is not waited for
@@ -97,7 +100,7 @@ class PipelinedConnection(psycopg.Connection[Any]):
             try:
                 with self.cursor() as cursor:
                     # Not prepared, so that it can be recognised by who looks at what is sent.
-                    cursor.execute("COMMIT", prepare=False)
+                    cursor.execute(_COMMIT, prepare=False)
                     self.leave()
                     done = cursor.statusmessage
             except psycopg.Error as error:
@@ -260,7 +263,7 @@ def make_engine(
     bounds = ", ".join(f"set_config('{name}', '{value}', true)" for name, value in limits.items())
     unanswered = {UNANSWERED: True}
 
-    @event.listens_for(engine, "begin")
+    @event.listens_for(engine, _AT_BEGIN)
     def begin(connection: sa.Connection) -> None:
         how = connection.get_execution_options().get("regmeta_begin")
         driver: Any = connection.connection.dbapi_connection

@@ -111,9 +111,15 @@ _THESE: Final = (
         Blob.digest.in_(sa.bindparam("digests", expanding=True)),
     )
 )
+# A row that is locked is being written by a later commit, or cleared by another: its process may stand still
+# in the middle of that, and nobody has to wait for it.
+_BEHIND: Final = (
+    sa.select(LayoutOutbox.repository_id)
+    .where(LayoutOutbox.repository_id == sa.bindparam("of"), LayoutOutbox.revision <= sa.bindparam("up_to"))
+    .with_for_update(skip_locked=True)
+)
 _CLEAR: Final = sa.delete(LayoutOutbox).where(
-    LayoutOutbox.repository_id == sa.bindparam("of"),
-    LayoutOutbox.revision <= sa.bindparam("up_to"),
+    LayoutOutbox.repository_id.in_(_BEHIND),
     is_store(),  # a snapshot in the store of before is none of the registry's
 )
 

@@ -190,7 +190,11 @@ class S3Requests:
             ) from error
         options = self._options
         config = botocore.config.Config(
-            s3={"addressing_style": "virtual" if options.virtual_hosted else "path"},
+            s3={
+                "addressing_style": "virtual" if options.virtual_hosted else "path",
+                # What is signed names the checksum of the bytes: they are not hashed once more.
+                **({"payload_signing_enabled": False} if options.checksums else {}),
+            },
             connect_timeout=CONNECT_TIMEOUT_S,
             read_timeout=options.read_timeout.total_seconds(),
             retries={"total_max_attempts": 1, "mode": "standard"},

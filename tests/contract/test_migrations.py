@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from regmeta import errors
 from regmeta.app import migrations_folder, open_for_reading, open_for_writing
-from regmeta.db import SCHEMA_HEAD, Database
+from regmeta.db import SCHEMA_HEAD, Database, Server
 from regmeta.maintain import schema
 from regmeta.models import Base
 from regmeta.settings import Settings
@@ -111,6 +111,16 @@ def test_foreign_keys_are_on_again_after_a_migration(empty: Database) -> None:
 
 
 # --- opening ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("backend", ["postgresql"])
+def test_migration_may_take_longer_than_a_statement(database_url: str) -> None:
+    """An index of a large table takes minutes; what comes after it on the connection is bounded again."""
+    with closing(Database(database_url, server=Server(statement_timeout_s=0.2))) as database:
+        with database.schema_connection() as connection:
+            connection.exec_driver_sql("SELECT pg_sleep(0.5)")
+        with pytest.raises(errors.Contention, match="timeout"), database.transaction("test") as connection:
+            connection.exec_driver_sql("SELECT pg_sleep(5)")
 
 
 @pytest.mark.parametrize("found", ["0000", "9999", None])

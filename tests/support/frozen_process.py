@@ -70,11 +70,11 @@ def _stop_at(point: str, number: int) -> Callable[[str], None]:
 
 def _add_points() -> None:
     """Make points of what is no durable step: an upload is about to be finished, objects to be deleted."""
-    finish, delete, check = s3.Upload.finish, BucketStore.delete, hold.check_may_delete
+    finish, delete, check = s3.Bucket.finish, BucketStore.delete, hold.check_may_delete
 
-    def finished(self: s3.Upload, point: str) -> None:
+    def finished(*arguments: Any) -> None:
         failpoints.reach("test.parts_sent")
-        finish(self, point)
+        finish(*arguments)
 
     def deleted(self: BucketStore, keys: Any) -> None:
         failpoints.reach("test.record_read")
@@ -84,7 +84,7 @@ def _add_points() -> None:
         failpoints.reach("test.tombstones_read")
         return check(*arguments)
 
-    s3.Upload.finish = finished  # type: ignore[method-assign]
+    s3.Bucket.finish = finished  # type: ignore[method-assign]
     BucketStore.delete = deleted  # type: ignore[method-assign]
     vars(dead_objects)["check_may_delete"] = checked
 

@@ -29,7 +29,6 @@ OPENERS: Final = ("store/", "sources/", "app/", "settings/", "cli/")
 COMMITTERS: Final = {
     ("db.py", "connection"): "Database.transaction(), the one place that commits and rolls back",
     ("postgresql.py", "super()"): "what Database.transaction() calls: answers and COMMIT in one round trip",
-    ("postgresql.py", "cursor"): "the same",
     ("ingest/batch.py", "self._unit"): "UnitOfWork.commit(): it calls Database.transaction()",
     ("ingest/heal.py", "unit"): "the same",
     ("maintain/roles.py", "connection"): "apply_roles(): rights, not rows; all or nothing, as a revision",

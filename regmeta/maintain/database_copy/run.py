@@ -79,7 +79,7 @@ def copy_database(
     new = record.database_id if moved is not None and moved.database_id == record.database_id else None
     if new is None and identity != record:
         raise IdentityMismatch(f"{store.location} belongs to the database {record.database_id}, not to this")
-    begun = retried(lambda: state.begin(target.safe, identity, moved))
+    begun = retried(lambda: state.start(target.safe, identity, moved))
     if moved is not None:
         freeze.require_same(source, moved, begun.database_id)
     tables: tuple[TableCopy, ...] = ()

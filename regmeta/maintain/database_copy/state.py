@@ -87,7 +87,7 @@ def is_being_filled(database: Database) -> bool:
         return database.schema_revision(connection) == COPYING
 
 
-def begin(target: Database, source: Identity, moved: Moved | None) -> Begun:
+def start(target: Database, source: Identity, moved: Moved | None) -> Begun:
     """Make an empty database one that is being filled, or find that it is by an earlier run.
 
     *moved* is what the source says of where its rows go.

@@ -120,6 +120,20 @@ def test_url_of_a_blob_is_for_who_may_read_it(writing: Writing, builder: LayoutB
         signed_url(writing.database, writing.store, "app", digest, 8 * 24 * 3600)
 
 
+def test_commands_show_a_url_and_say_what_a_sweep_gave_up(
+    settings: Settings, files: BucketFiles, builder: LayoutBuilder, layout: Path
+) -> None:
+    with open_for_writing(settings) as writing:
+        image = builder.image()
+        commit_one(writing, builder, image, layout)
+    shown = run(settings, "blob", "url", "app", image["digest"], "--for", "1m").stdout.strip()
+    with urllib.request.urlopen(shown) as answer:
+        assert answer.read() == builder.blobs[image["digest"]]
+    files.begin_upload(f"blobs/{new_key(Digest.of(b'x'))}", b"x")
+    assert json.loads(run(settings, "gc", "sweep", "--json").stdout)["aborted_uploads"] == 0
+    assert len(files.uploads()) == 1  # it may be under way
+
+
 # --- who has ended ----------------------------------------------------------------------------
 
 

@@ -157,7 +157,7 @@ class _Pusher:
         missing = [
             each for each in self._work.pictures if self._here.get(each.tag) != str(each.descriptor.digest)
         ]
-        if missing and self._rng.random() < 0.85:
+        if missing and self._rng.random() < 0.9:
             # Any of them: what was just removed is garbage for a while.
             folder = self._rng.choice(missing).folder
             self._import([each for each in missing if each.folder == folder])

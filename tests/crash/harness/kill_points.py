@@ -14,8 +14,8 @@ from tests.crash.harness.use_case import UseCase
 from tests.crash.harness.use_cases import USE_CASES
 
 NAME: Final = "kill points"
-QUICK_STEPS: Final = {"sqlite": 40, "postgresql": 25, "sqlite-s3": 12, "postgresql-s3": 25}
-_QUICK_IN_BUCKET: Final = {"import in parts", "collect", "sweep"}
+QUICK_STEPS: Final = {"sqlite": 40, "postgresql": 25, "sqlite-s3": 20, "postgresql-s3": 40}
+_QUICK_IN_BUCKET: Final = {"import in parts", "sweep"}
 QUICK_CASES: Final = {
     "sqlite": {case.name for case in USE_CASES},
     "postgresql": {"import", "collect"},

@@ -7,12 +7,15 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Final, NoReturn
+from uuid import uuid4
 
 from regmeta import app
 from regmeta.app import backups, database_copy, rebuilding, reconciling, repairing, retention, verification
 from regmeta.errors import ConstraintViolated, Refused, StoreUnavailable
 from regmeta.ingest.favorites import set_favorite
+from regmeta.ingest.plan import Lifetimes
 from regmeta.ingest.pulls import Pull, record_pulls
+from regmeta.ingest.reserve import reserve
 from regmeta.maintain import schema
 from regmeta.maintain.collect import dead_objects, manifests
 from regmeta.maintain.collect.again import retry_now
@@ -21,9 +24,11 @@ from regmeta.maintain.collect.run import collect
 from regmeta.maintain.collect.sweep import sweep
 from regmeta.maintain.database_copy import run as copy_run
 from regmeta.maintain.feed import prune_events
+from regmeta.maintain.hosts import end_host
 from regmeta.maintain.rebuild.report import NoProgress
 from regmeta.maintain.search import check_search, rebuild_search
 from regmeta.maintain.usage import record_usage
+from regmeta.oci.digest import Digest
 from regmeta.oci.folding import text_key
 from tests.crash.harness.bases import PLAN, elsewhere, with_policies
 from tests.crash.harness.children import Acknowledge
@@ -100,6 +105,14 @@ def _backup(place: Place, acknowledge: Acknowledge) -> None:
     target = place.folder / "backup"
     target.unlink(missing_ok=True)
     backups.backup(place.settings, str(target))
+    acknowledge("finished")
+
+
+def _host_gone(place: Place, acknowledge: Acknowledge) -> None:
+    with app.open_for_writing(place.settings) as registry:
+        # Expired from the start: a run that dies before the end leaves nothing that others wait for.
+        reserve(registry.database, [Digest.of(b"x")], uuid4(), "gone", Lifetimes(intent=-timedelta(hours=1)))
+        end_host(registry.writer, registry.store, "gone")
     acknowledge("finished")
 
 
@@ -238,6 +251,7 @@ MAINTENANCE_CASES: Final = (
     UseCase("rebuild", "lost", _rebuild, offline=True),
     UseCase("restore", "copied", _restore, offline=True, backends=("sqlite",)),
     UseCase("db upgrade", "older", _upgrade, offline=True),
+    UseCase("host gone", "imported", _host_gone),
     UseCase("db copy", "elsewhere", _copy_database, offline=True),
     UseCase("db copy abandoned", "imported", _abandon_copy, offline=True),
     UseCase("backup", "imported", _backup, backends=("sqlite",)),
