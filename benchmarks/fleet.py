@@ -11,6 +11,7 @@ Usage: python -m benchmarks.fleet [IMAGES_PER_PROCESS]
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -47,6 +48,7 @@ def main(images: int) -> None:
     """Measure, and print a table."""
     import random
 
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # the servers end as well
     servers = Servers(random.Random(1))
     folder = Path(tempfile.mkdtemp(prefix="regmeta-fleet-"))
     try:

@@ -82,7 +82,7 @@ class BucketStaging:
                 raise
             self._waiting[token] = content
         else:
-            upload = self._bucket.begin(name, size_bytes)
+            upload = self._bucket.begin_upload(name, size_bytes)
             try:
                 take_in(stream, digest, size_bytes, upload.write, progress)
                 # However many wait to be published, no byte of them is in memory.

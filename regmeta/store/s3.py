@@ -6,6 +6,7 @@ appears after its tombstone has gone is one of those that the sweep finds.
 
 from __future__ import annotations
 
+import logging
 import re
 import threading
 from collections.abc import Iterator, Sequence
@@ -35,6 +36,8 @@ from regmeta.threads import Threads
 
 if TYPE_CHECKING:
     from obstore import WritableFile
+
+_log = logging.getLogger(__name__)
 
 DELETED_AT_ONCE: Final = 1000  # what S3 takes in one request
 LISTED_AT_ONCE: Final = 1000
@@ -141,7 +144,7 @@ class Bucket:
                     raise KeyTaken(f"{self.location}/{name}: is there already")
         reach(point)
 
-    def begin(self, name: str, size_bytes: int) -> Upload:
+    def begin_upload(self, name: str, size_bytes: int) -> Upload:
         """Begin an upload in parts, of which nothing is seen before it is finished."""
         if self._requests is not None:
             part_bytes = self.options.part_bytes
@@ -264,8 +267,8 @@ class Bucket:
                 return False
             except PermissionError:
                 raise
-            except (BaseError, OSError):  # not understood, or no answer
-                pass
+            except (BaseError, OSError) as error:  # not understood, or no answer
+                _log.info("%s/%s: written without a condition: %s", self.location, name, _said(error))
             else:
                 return True
         if self.head(name) is not None:

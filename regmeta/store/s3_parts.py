@@ -65,7 +65,7 @@ class S3Requests:
         self._lock = threading.Lock()
         self._made: Any = None
 
-    def begin(self, name: str) -> str:
+    def create(self, name: str) -> str:
         """Begin an upload; return its id. One whose answer was lost is left for the sweep."""
         given = {"ChecksumAlgorithm": "SHA256"} if self._options.checksums else {}
         made = self._tried(name, lambda client: client.create_multipart_upload(**self._at(name), **given))
@@ -237,7 +237,7 @@ class PartsUpload:
         self._turns = turns
         self._under_way: list[Future[dict[str, Any]]] = []
         self._filling = bytearray()
-        self._upload_id: str | None = requests.begin(name)
+        self._upload_id: str | None = requests.create(name)
 
     def write(self, piece: memoryview) -> None:
         """Send bytes (a copy is kept until then); waits while as many parts are under way as may be."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -50,34 +50,25 @@ def pooled(pooler: Pooler, postgres: Postgres, registry_home: Path) -> Iterator[
     postgres.drop(name)
 
 
-def write(settings: Settings, folder: Path, number: int, failures: list[Exception]) -> None:
+def write(settings: Settings, folder: Path, number: int) -> None:
     """Push images, all writers into one repository and to one tag, move tags, remove some."""
-    try:
-        builder = LayoutBuilder(seed=number)
-        images = [builder.image([builder.layer(f"{number}-{i}".encode())]) for i in range(IMAGES)]
-        for i, image in enumerate(images):
-            builder.tag(image, f"w{number}-{i}")
-        builder.write(folder / f"{number}")
-        with open_for_writing(settings) as writing:
-            for outcome in import_layout(writing, folder / f"{number}"):
-                assert outcome.status == "imported", outcome
-            for image in images:
-                set_tag(writing.writer, "app", "latest", digest_of(image))
-            remove_tag(writing.writer, "app", f"w{number}-0")
-    except Exception as error:
-        failures.append(error)
+    builder = LayoutBuilder(seed=number)
+    images = [builder.image([builder.layer(f"{number}-{i}".encode())]) for i in range(IMAGES)]
+    for i, image in enumerate(images):
+        builder.tag(image, f"w{number}-{i}")
+    builder.write(folder / f"{number}")
+    with open_for_writing(settings) as writing:
+        for outcome in import_layout(writing, folder / f"{number}"):
+            assert outcome.status == "imported", outcome
+        for image in images:
+            set_tag(writing.writer, "app", "latest", digest_of(image))
+        remove_tag(writing.writer, "app", f"w{number}-0")
 
 
-def test_four_writers_push_tag_and_collect_behind_a_pooler(pooled: Settings, tmp_path: Path) -> None:
-    failures: list[Exception] = []
-    threads = [
-        threading.Thread(target=write, args=(pooled, tmp_path, number, failures)) for number in range(WRITERS)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert failures == []
+def test_four_writers_push_and_tag_behind_a_pooler(pooled: Settings, tmp_path: Path) -> None:
+    with ThreadPoolExecutor(WRITERS) as threads:
+        for done in [threads.submit(write, pooled, tmp_path, number) for number in range(WRITERS)]:
+            done.result()
     with closing(open_parts(pooled)[0]) as database:
         assert scalar(database, "SELECT count(*) FROM manifests") == WRITERS * IMAGES
         live = "SELECT count(*) FROM tags WHERE ended_at IS NULL"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from uuid import UUID, uuid4
 
@@ -19,6 +19,8 @@ from regmeta.models import Intent
 from regmeta.oci.digest import Digest
 from regmeta.settings import Settings
 from regmeta.store import new_key
+from regmeta.store.owners import abandoned_folders
+from regmeta.store.paths import Root
 from tests.builders import make_layout
 from tests.support.registry import (
     change,
@@ -152,8 +154,15 @@ def test_recover_that_is_stopped_is_finished_by_the_next(
     process.kill()
     process.wait()
     database, store = open_parts(settings)
+
+    @contextmanager
+    def held(root: Root) -> Iterator[Sequence[UUID]]:
+        with abandoned_folders(root) as owners:
+            yield owners
+            stopped()
+
     with monkeypatch.context() as patch:
-        patch.setattr("regmeta.store.filesystem.remove_folder", stopped)
+        patch.setattr("regmeta.store.filesystem.abandoned_folders", held)
         with pytest.raises(KeyboardInterrupt), open_for_writing(settings):
             pass
     assert counts(database, "intents", "tombstones") == {"intents": 0, "tombstones": 4}

@@ -29,7 +29,7 @@ def import_counted(writing: Writing, path: Path, status: str = "imported") -> St
 
 # Skip (1), reserve (3), commit (18, one more for what indexes list), snapshot (3), layout (1), outbox (1).
 IMPORT = {"images": 27, "indexes": 28}
-IN_A_NEW_REPOSITORY = 1  # so many more
+IN_A_NEW_REPOSITORY = 2  # so many more: the row, and the clock behind its lock
 # Names of tags and what labels say, and on SQLite their trigrams and those of new repositories.
 TEXTS = 5
 

@@ -57,6 +57,14 @@ CUT_OFF = ("UploadGone", "StoreUnavailable", "ConnectionLost")
 FLUSHER_POINTS = ["bucket.record_put", "outbox.committing", "outbox.committed"]
 
 
+IN_SECONDS = ("bucket.published", "ingest.committing", "test.record_read", "outbox.committing")
+
+
+def sampled(points: list[str]) -> list[Any]:
+    """Leave most of them to the long tests: each takes processes, and more time than anything lasts."""
+    return [each if each in IN_SECONDS else pytest.param(each, marks=pytest.mark.soak) for each in points]
+
+
 @dataclass(frozen=True)
 class Fleet:
     """One registry on PostgreSQL and S3, and its hosts."""
@@ -177,7 +185,7 @@ def assert_settled(
 # --- frozen -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("point", WRITER_POINTS)
+@pytest.mark.parametrize("point", sampled(WRITER_POINTS))
 def test_writer_of_a_host_that_was_frozen_does_no_harm_when_it_goes_on(
     fleet: Fleet, images: Images, point: str
 ) -> None:
@@ -195,7 +203,7 @@ def test_writer_of_a_host_that_was_frozen_does_no_harm_when_it_goes_on(
     assert_settled(fleet, images, expected | images.expected("other"))
 
 
-@pytest.mark.parametrize("point", COLLECTOR_POINTS)
+@pytest.mark.parametrize("point", sampled(COLLECTOR_POINTS))
 def test_collector_of_a_host_that_was_frozen_does_no_harm_when_it_goes_on(
     fleet: Fleet, images: Images, point: str
 ) -> None:
@@ -211,7 +219,7 @@ def test_collector_of_a_host_that_was_frozen_does_no_harm_when_it_goes_on(
     assert_settled(fleet, images, {**gone, **images.expected("other")})
 
 
-@pytest.mark.parametrize("point", FLUSHER_POINTS)
+@pytest.mark.parametrize("point", sampled(FLUSHER_POINTS))
 def test_flusher_of_a_host_that_was_frozen_does_no_harm_when_it_goes_on(
     fleet: Fleet, images: Images, point: str
 ) -> None:

@@ -74,9 +74,11 @@ class BucketFiles:
         _client().upload_part(**at, UploadId=upload_id, PartNumber=1, Body=content)
 
     def copy_to(self, other: BucketFiles) -> None:
-        """Copy everything to another prefix of the same server."""
+        """Copy everything to another prefix of the same server; of uploads only that there are some."""
         for name in self.sizes():
             other.write(name, self.read(name))
+        for name, _ in self.uploads():
+            other.begin_upload(name, b"a part")
 
     def download(self, folder: Path, *, objects: bool = True) -> None:
         """Write everything into a folder, read-only as a store's objects are; marks of buckets stay out."""

@@ -84,7 +84,7 @@ def _add_points() -> None:
         failpoints.reach("test.tombstones_read")
         return check(*arguments)
 
-    s3.Bucket.finish = finished  # type: ignore[method-assign]
+    s3.Bucket.finish = finished  # type: ignore[method-assign,assignment]
     BucketStore.delete = deleted  # type: ignore[method-assign]
     vars(dead_objects)["check_may_delete"] = checked
 

@@ -89,7 +89,7 @@ def copy_store(database: Database, ends: Ends, options: Options, progress: Progr
     before = check_identity(database, ends.source)
     fence.check_no_hold(database)
     check_not_older(database, ends.source)
-    after = target.begin(ends.source, ends.target, ends.target_staging, before)
+    after = target.start(ends.source, ends.target, ends.target_staging, before)
     return _Move(database, ends, options, progress, before, after).run()
 
 

@@ -15,7 +15,7 @@ _FOLDERS: Final = ("blobs", "layouts", "repositories")
 _MARKER: Final = "blobs/_store"  # made by ``create`` in a bucket, and nothing else
 
 
-def begin(source: BlobStore, target: BlobStore, staging: Staging, identity: Identity) -> Identity:
+def start(source: BlobStore, target: BlobStore, staging: Staging, identity: Identity) -> Identity:
     """Make an empty store one that is being filled, or find that an earlier run did; return what it will be.
 
     *identity* is what the rows say now, and what *source* says.

@@ -64,7 +64,7 @@ class Size:
 
 
 FULL: Final = Size(2_000, 60, 480, 200, 50, 40, 24, 6, 300)
-SMALL: Final = Size(40, 4, 60, 5, 0, 2, 1, 2, 1, servers_every=0.1)
+SMALL: Final = Size(16, 2, 60, kills=2, freezes=1, backends=1, servers=1, servers_every=0.05)
 
 
 @dataclass
@@ -440,6 +440,7 @@ def _is_commit(point: str) -> bool:
 
 def main(size: Size, seed: int) -> None:
     """Run it and print what was found."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # the servers end as well
     figures, failures = fleet(size, seed=seed)
     print(json.dumps({"figures": vars(figures), "failures": failures}))
 

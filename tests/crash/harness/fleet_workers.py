@@ -10,6 +10,7 @@ import logging
 import os
 import random
 import shutil
+import signal
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -96,6 +97,7 @@ def settings_on(folder: Path, host: int, database: str, store: str, actor: str) 
 def be_worker(work: FleetWork, notes: Notes, mutate: Mutate) -> NoReturn:
     """Do the work of one process, which ends with it."""
     try:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         logging.disable(logging.CRITICAL)
         _count_lost_reservations(notes)
         if mutate is not None:

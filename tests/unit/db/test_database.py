@@ -83,7 +83,7 @@ def test_connection_goes_back_to_the_pool_as_it_came(database: Database) -> None
             connection.execute(sa.text("UPDATE repositories SET revision = revision"))
 
 
-def test_writing_transactions_begin_with_the_lock_on_sqlite_and_reads_are_of_one_moment(database: Database) -> None:
+def test_writers_begin_with_the_lock_on_sqlite_and_reads_are_of_one_moment(database: Database) -> None:
     begun: list[str] = []
 
     @sa.event.listens_for(database.engine, "before_cursor_execute")

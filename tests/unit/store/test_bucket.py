@@ -399,14 +399,14 @@ def test_other_clients_writer_keeps_no_buffer_of_ours(monkeypatch: pytest.Monkey
     monkeypatch.setattr(Bucket, "_client", lambda _: inner)
     with closing(Bucket("gs://of-another-kind", BucketOptions())) as bucket:
         buffer = memoryview(bytearray(4))
-        upload = bucket.begin("blobs/x", 8)
+        upload = bucket.begin_upload("blobs/x", 8)
         for piece in (b"1234", b"5678"):
             buffer[:] = piece
             upload.write(buffer)
         upload.flush()
         bucket.finish(upload, "blobs/x", 8, "bucket.completed")
         assert bytes(obstore.get(inner, "blobs/x").bytes()) == b"12345678"
-        given_up = bucket.begin("blobs/y", 8)
+        given_up = bucket.begin_upload("blobs/y", 8)
         given_up.write(buffer)
         given_up.abort()
         given_up.abort()
