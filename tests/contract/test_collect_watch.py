@@ -11,6 +11,7 @@ import pytest
 
 from regmeta import app
 from regmeta.app import Writing, collecting
+from regmeta.app.stores import open_store
 from regmeta.errors import SchemaMismatch
 from regmeta.ingest.tags import remove_tag
 from regmeta.maintain.collect import dead_objects
@@ -120,9 +121,8 @@ def test_watch_outlives_a_store_that_is_away_and_asks_it_less_and_less(
     monkeypatch.setattr(dead_objects, "MANY_FAILURES", 2)
     plan = Plan(Fault("delete", Kind.RAISE, for_good=True))
     is_broken = True
-    open_store = app.open_store
     monkeypatch.setattr(
-        app, "open_store", lambda of: FaultStore(open_store(of), plan) if is_broken else open_store(of)
+        "regmeta.app.open_store", lambda of: FaultStore(open_store(of), plan) if is_broken else open_store(of)
     )
     with app.open_for_writing(settings, lifetimes=AT_ONCE) as impatient:
         commit_one(impatient, builder, builder.image(), layout)
@@ -147,9 +147,8 @@ def test_watch_outlives_a_store_that_is_away_and_asks_it_less_and_less(
 def test_watch_outlives_a_registry_that_cannot_be_opened(
     settings: Settings, writing: Writing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    open_store = app.open_store
     plan = Plan(Fault("read_record", Kind.RAISE), Fault("read_record", Kind.RAISE, number=2))
-    monkeypatch.setattr(app, "open_store", lambda of: FaultStore(open_store(of), plan))
+    monkeypatch.setattr("regmeta.app.open_store", lambda of: FaultStore(open_store(of), plan))
     script = Script([nothing] * 4)
     script.run(settings)
     assert [told.partition(":")[0] for told in script.told] == ["read_record", "collecting again"]

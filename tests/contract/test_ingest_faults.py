@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from regmeta import app, errors
+from regmeta.app.stores import open_store
 from regmeta.settings import Settings
 from tests.builders import make_layout
 from tests.support.fault_store import Fault, FaultStore, Kind, Plan
@@ -19,11 +20,10 @@ Faulty = Callable[..., Plan]
 @pytest.fixture
 def faulty(monkeypatch: pytest.MonkeyPatch) -> Faulty:
     """Let the store of every registry that is opened from now on go wrong as planned."""
-    open_store = app.open_store
 
     def plan_for(*faults: Fault) -> Plan:
         plan = Plan(*faults)
-        monkeypatch.setattr(app, "open_store", lambda settings: FaultStore(open_store(settings), plan))
+        monkeypatch.setattr("regmeta.app.open_store", lambda settings: FaultStore(open_store(settings), plan))
         return plan
 
     return plan_for

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from regmeta.db import Database
 from regmeta.settings import Settings
-from regmeta.store.filesystem import FilesystemStore
+from regmeta.store import BlobStore
 from tests.support import consistency
 
 
@@ -18,7 +18,7 @@ class Registry:
 
     settings: Settings
     database: Database
-    store: FilesystemStore
+    store: BlobStore
 
     def sql(self, *statements: str) -> None:
         """Change rows as no transaction of regmeta could."""

@@ -24,7 +24,6 @@ from regmeta.oci import media_types
 from regmeta.oci.digest import Digest
 from regmeta.settings import Settings
 from regmeta.store import BlobStore
-from regmeta.store.filesystem import FilesystemStore
 from tests.builders import AMD64, ARM64, S390X, Json, LayoutBuilder, digest_of
 from tests.support.registry import change, commit_one, key_of, open_parts
 
@@ -202,7 +201,7 @@ class Damaged:
 
     settings: Settings
     database: Database
-    store: FilesystemStore
+    store: BlobStore
     rich: Rich
 
     @property

@@ -16,12 +16,13 @@ from regmeta.app import initialise, open_for_reading, open_for_writing
 from regmeta.db import Database
 from regmeta.maintain.setup import Identity, check_identity, make_identity
 from regmeta.settings import Settings
+from regmeta.store import BlobStore
 from regmeta.store.filesystem import FilesystemStore
 from tests.support.registry import change, open_parts, rows, settings_of
 
 
 @contextmanager
-def parts(settings: Settings) -> Iterator[tuple[Database, FilesystemStore]]:
+def parts(settings: Settings) -> Iterator[tuple[Database, BlobStore]]:
     database, store = open_parts(settings)
     try:
         yield database, store
