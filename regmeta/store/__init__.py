@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from typing import Protocol
 from uuid import UUID, uuid4
 
-from regmeta.errors import Error
+from regmeta.errors import Error, StoreUnavailable
 from regmeta.oci.digest import Digest
 from regmeta.oci.streams import ByteStream
 
@@ -203,6 +203,9 @@ class BlobStore(Protocol):
 
     def stat(self, key: str) -> ObjectInfo | None:
         """Return what is known of an object, None if the store says there is none."""
+
+    def look(self, keys: Iterable[str]) -> dict[str, ObjectInfo | StoreUnavailable | None]:
+        """Return what :meth:`stat` says of each key, or raises; a bucket is asked for many at once."""
 
     def delete(self, keys: Iterable[str]) -> None:
         """Remove objects, durably. One that is not there is no error.

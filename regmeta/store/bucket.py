@@ -120,6 +120,24 @@ class BucketStore:
             return None
         return ObjectInfo(key, found.size_bytes, found.modified_s)
 
+    def look(self, keys: Iterable[str]) -> dict[str, ObjectInfo | StoreUnavailable | None]:
+        """Look at many at once; that the bucket is the right one is asked once, after the last."""
+        found = {key: self._pool.submit(self._head, key) for key in keys}
+        answers = {key: each.result() for key, each in found.items()}
+        if None in answers.values():
+            try:
+                self._require_marker()
+            except StoreUnavailable as error:
+                return {key: error if answer is None else answer for key, answer in answers.items()}
+        return answers
+
+    def _head(self, key: str) -> ObjectInfo | StoreUnavailable | None:
+        try:
+            found = self._bucket.head(f"blobs/{checked_key(key)}")
+        except StoreUnavailable as error:
+            return error
+        return None if found is None else ObjectInfo(key, found.size_bytes, found.modified_s)
+
     def delete(self, keys: Iterable[str]) -> None:
         """Remove objects, a thousand with each request."""
         names = [f"blobs/{checked_key(key)}" for key in keys]

@@ -93,6 +93,16 @@ class FilesystemStore:
             raise StoreUnavailable(f"{self.location}/blobs/{key}: not a regular file")
         return ObjectInfo(key, found.st_size, found.st_mtime)
 
+    def look(self, keys: Iterable[str]) -> dict[str, ObjectInfo | StoreUnavailable | None]:
+        """Look at each in turn."""
+        found: dict[str, ObjectInfo | StoreUnavailable | None] = {}
+        for key in keys:
+            try:
+                found[key] = self.stat(key)
+            except StoreUnavailable as error:
+                found[key] = error
+        return found
+
     def delete(self, keys: Iterable[str]) -> None:
         """Remove objects and flush their folders."""
         folders = set()

@@ -147,6 +147,16 @@ class FaultStore:
     def stat(self, key: str) -> ObjectInfo | None:
         return self._plan.run("stat", lambda: self._inner.stat(key))
 
+    def look(self, keys: Iterable[str]) -> dict[str, ObjectInfo | StoreUnavailable | None]:
+        """Each is a ``stat``, and goes wrong as one."""
+        found: dict[str, ObjectInfo | StoreUnavailable | None] = {}
+        for key in keys:
+            try:
+                found[key] = self.stat(key)
+            except StoreUnavailable as error:
+                found[key] = error
+        return found
+
     def delete(self, keys: Iterable[str]) -> None:
         self._plan.run("delete", lambda: self._inner.delete(keys))
 

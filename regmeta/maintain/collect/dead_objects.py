@@ -29,7 +29,7 @@ from regmeta.maintain.collect.hold import check_may_delete
 from regmeta.maintain.collect.pause import pause, pausing, resume
 from regmeta.models import Blob, Tombstone
 from regmeta.models.machinery import DEAD_AFTER
-from regmeta.store import BlobStore
+from regmeta.store import BlobStore, ObjectInfo
 
 CHUNK_OBJECTS: Final = 500
 MANY_FAILURES: Final = 20  # in a row: the store is away
@@ -176,16 +176,17 @@ class _Deletion:
         with pausing(self._database):
             check_may_delete(self._database, self._store)
             self._check_mounted([row.key for row in rows])
-        each = [[row.key] for row in rows]
+        keys = [row.key for row in rows]
         try:
-            self._store.delete([row.key for row in rows])
-            each = [[] for _ in rows]
+            self._store.delete(keys)
+            answers = self._store.look(keys)
         except StoreUnavailable as error:
             _log.info("deleting one by one: %s", error)
+            answers = {}
         gone: list[int] = []
         errors: dict[int, str] = {}
-        for row, keys in zip(rows, each, strict=True):
-            why_not = self._why_not(row.key, keys)
+        for row in rows:
+            why_not = self._why_not(row.key, answers)
             if why_not is None:
                 gone.append(row.id)
                 self._in_a_row = 0
@@ -202,15 +203,14 @@ class _Deletion:
         Raises:
             StoreUnavailable: not one of them is there.
         """
-        if any(map(self._may_be_there, dead)):
-            return
         with self._database.read() as connection:
             live = connection.execute(_SOME_LIVE).scalars().all()
-        if live and not any(map(self._may_be_there, live)):
-            raise StoreUnavailable(
-                f"{self._store.location}: not one of {len(live)} live objects is there, such as {live[0]}:"
-                " is all of it mounted?"
-            )
+        if not live or any(map(self._may_be_there, live)) or any(map(self._may_be_there, dead)):
+            return
+        raise StoreUnavailable(
+            f"{self._store.location}: not one of {len(live)} live objects is there, such as {live[0]}:"
+            " is all of it mounted?"
+        )
 
     def _may_be_there(self, key: str) -> bool:
         try:
@@ -219,15 +219,19 @@ class _Deletion:
             _log.debug("it may be there: %s", error)
             return True
 
-    def _why_not(self, key: str, keys: Sequence[str]) -> str | None:
-        """Delete *keys*, and look whether *key* is gone; None if it is."""
-        try:
-            if keys:
-                self._store.delete(keys)
-            if self._store.stat(key) is not None:
-                return f"{self._store.location}: {key} was deleted without an error, and is still there"
-        except StoreUnavailable as error:
-            return str(error)
+    def _why_not(self, key: str, answers: Mapping[str, ObjectInfo | StoreUnavailable | None]) -> str | None:
+        """Say why an object is not gone, None if it is; one that has no answer is deleted now."""
+        if key not in answers:
+            try:
+                self._store.delete([key])
+            except StoreUnavailable as error:
+                return str(error)
+            answers = self._store.look([key])
+        answer = answers[key]
+        if isinstance(answer, StoreUnavailable):
+            return str(answer)
+        if answer is not None:
+            return f"{self._store.location}: {key} was deleted without an error, and is still there"
         return None
 
     def note(self, gone: Collection[int], errors: Mapping[int, str]) -> None:

@@ -426,6 +426,18 @@ def test_many_keys_are_deleted_a_thousand_at_once(
     assert store.stat(last) is None
 
 
+def test_keys_are_looked_at_with_one_request_each_and_one_for_the_bucket(
+    store: BucketStore, staging: Staging, proxy: S3Proxy
+) -> None:
+    here = put(staging)
+    gone = [new_key(Digest.of(b"")) for _ in range(20)]
+    before = len(proxy.requests("HEAD"))
+    found = store.look([here, *gone])
+    assert [found[key] for key in gone] == [None] * 20
+    assert found[here] == store.stat(here)
+    assert len(proxy.requests("HEAD")) - before == 21 + 1 + 1
+
+
 def test_listing_goes_on_after_a_thousand(store: BucketStore, url: str, proxy: S3Proxy) -> None:
     bucket, _, prefix = url.removeprefix("s3://").partition("/")
     raw = S3Store(bucket, prefix=prefix, client_options={"allow_http": True})
