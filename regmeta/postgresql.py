@@ -26,6 +26,8 @@ from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg, PGExecutio
 from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.engine.interfaces import ExecuteStyle
 
+from regmeta import tracing
+
 PREPARE_AFTER: Final = 5  # times that a connection says the same before the server keeps the plan
 
 _COMMIT: Final = "COMMIT"
@@ -275,6 +277,10 @@ def make_engine(
         connection.exec_driver_sql(_BEGIN_READ if reads else _BEGIN, execution_options=unanswered)
         if pooled:
             connection.exec_driver_sql(f"SELECT {bounds}", execution_options=unanswered)
+
+    @event.listens_for(engine, "do_connect")
+    def name_session(dialect: Any, record: Any, arguments: Any, named: dict[str, Any]) -> None:
+        named.setdefault("application_name", tracing.application_name())
 
     @event.listens_for(engine, "handle_error")
     def settle(failure: ExceptionContext) -> None:

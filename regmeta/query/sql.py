@@ -134,6 +134,7 @@ def _on_postgresql(connection: Connection, driver: Any, text: str, limit: int, t
     # What a statement leaves on the session, an advisory lock for one, goes with it.
     connection.detach()
     connection.execute(sa.text(f"SET LOCAL statement_timeout = {int(timeout_s * 1000)}"))
+    driver.prepare_threshold = 0  # with None the driver prepares nothing, whatever it is asked for
     try:
         with driver.cursor() as cursor:
             # A prepared statement is one statement: nothing behind a semicolon leaves the transaction. A

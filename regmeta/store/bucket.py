@@ -146,7 +146,12 @@ class BucketStore:
 
     def abort_uploads(self, older_than_s: float) -> int:
         """Give up uploads that were begun *older_than_s* ago and not finished."""
-        return self._bucket.abort_uploads("blobs", older_than_s, "bucket.upload_aborted")
+        return self._bucket.abort_uploads(
+            "blobs",
+            older_than_s,
+            "bucket.upload_aborted",
+            lambda name: is_key(name.removeprefix("blobs/")),
+        )
 
     def signed_url(self, key: str, lifetime_s: int) -> str:
         """Return a URL that anybody can read an object at for *lifetime_s*."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import re
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -209,15 +209,19 @@ class Bucket:
 
     # --- uploads that nobody finished -----------------------------------------------------------
 
-    def abort_uploads(self, folder: str, older_than_s: float, point: str) -> int:
+    def abort_uploads(
+        self, folder: str, older_than_s: float, point: str, is_ours: Callable[[str], bool]
+    ) -> int:
         """Give up uploads below a folder that were begun long ago; return how many there were.
 
-        Only S3 has them: Google's and Azure's expire by themselves.
+        Those of names that are not *is_ours* are left: another registry's prefix may be below this folder. Only
+        S3 has them: Google's and Azure's expire by themselves.
         """
         if self._requests is None:
             return 0
         count = 0
-        for each in [each for each in self._requests.unfinished(folder) if each.age_s >= older_than_s]:
+        old = [each for each in self._requests.unfinished(folder) if each.age_s >= older_than_s]
+        for each in filter(lambda each: is_ours(each.name), old):
             count += self._requests.abort(each.name, each.upload_id)
             reach(point)
         return count

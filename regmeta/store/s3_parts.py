@@ -26,7 +26,8 @@ from regmeta.store.bucket_options import MIB, BucketOptions
 
 _T = TypeVar("_T")
 
-MOST_PARTS: Final = 9_000  # S3 takes 10,000
+MOST_PARTS: Final = 9_000  # S3 takes 10,000; what is left is for the smaller ones that large parts begin with
+_PARTS_OF_A_SIZE: Final = 100
 CONNECT_TIMEOUT_S: Final = 10.0
 _FIRST_WAIT_S: Final = 0.1
 _LONGEST_WAIT_S: Final = 10.0
@@ -205,7 +206,12 @@ class S3Requests:
         )
         region = options.region or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
         try:
-            return botocore.session.get_session().create_client(
+            session = botocore.session.get_session()
+            # The other client reads no profiles: both must use the same keys and the same server.
+            session.set_config_variable("profile", None)
+            session.set_config_variable("config_file", os.devnull)
+            session.set_config_variable("credentials_file", os.devnull)
+            return session.create_client(
                 "s3", endpoint_url=endpoint_of(options) or None, region_name=region, config=config
             )
         except Exception as error:
@@ -217,7 +223,8 @@ class S3Requests:
 class PartsUpload:
     """An upload in parts. Written by one thread; nothing is seen of it before :meth:`finish`.
 
-    *turns* are the parts that may be under way at once, of all uploads of a store.
+    *turns* are the parts that may be under way at once, of all uploads of a store. Parts grow with
+    the bytes that have come, and only where there would be too many: a size that somebody says costs no memory.
     """
 
     def __init__(
@@ -230,7 +237,8 @@ class PartsUpload:
         turns: threading.Semaphore,
     ) -> None:
         least = -(-size_bytes // MOST_PARTS)
-        self._part_bytes = max(part_bytes, -(-least // MIB) * MIB)
+        self._part_bytes = part_bytes
+        self._largest_part_bytes = max(part_bytes, -(-least // MIB) * MIB)
         self._requests = requests
         self._name = name
         self._pool = pool
@@ -296,12 +304,15 @@ class PartsUpload:
         del content
         sent.add_done_callback(lambda _: self._turns.release())
         self._under_way.append(sent)
+        if number % _PARTS_OF_A_SIZE == 0:
+            self._part_bytes = min(2 * self._part_bytes, self._largest_part_bytes)
 
 
 def endpoint_of(options: BucketOptions) -> str:
     """Return the URL of the server, "" for the provider's own."""
-    environment = os.environ.get
-    return options.endpoint or environment("AWS_ENDPOINT_URL_S3") or environment("AWS_ENDPOINT_URL") or ""
+    # The last one is obstore's own name: it would take it, and the other client would not.
+    named = map(os.environ.get, ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"))
+    return options.endpoint or next(filter(None, named), "")
 
 
 def without_secrets(text: str) -> str:

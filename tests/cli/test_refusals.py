@@ -182,7 +182,7 @@ def test_store_of_another_database_is_refused(
     shutil.rmtree(home / "store")
     shutil.copytree(other / "store", home / "store")
     done = regmeta("import", layout, "app")
-    assert (done.code, "belongs to the database" in done.err) == (6, True)
+    assert (done.code, "describes the store" in done.err) == (6, True)
 
 
 def test_schema_that_is_behind_is_refused_with_a_hint(regmeta: Command, home: Path, layout: Path) -> None:

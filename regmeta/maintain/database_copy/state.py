@@ -186,8 +186,13 @@ def _go_on(target: Database, connection: Connection, source: Identity, moved: Mo
     if (store_id, source_id) != (source.store_id, source.database_id):
         raise IdentityMismatch(f"{target.location} is being filled from another database ({source_id})")
     if moved is None:
-        # An earlier run came no further than this, or was given up: then its rows may be old.
+        # An earlier run came no further than this, or was given up: then what it has read may be old, also
+        # of a table that was empty. It may go on: another id ends that, and waits for what it is writing.
+        database_id = uuid4()
+        connection.execute(sa.update(_COPIED_FROM).values(database_id=database_id))
         _require_no_rows(target, connection)
+        if connection.execute(sa.select(_TABLES.c.name).limit(1)).first() is not None:
+            raise Refused(f"{target.location} has tables of a copy that was given up: make an empty database")
     return UUID(str(database_id))
 
 

@@ -35,7 +35,7 @@ from tests.support.postgres import Postgres
 SHAPE = Shape(manifests=2_000, seed=1, today=today())
 DRAWS = 4
 LISTED = [case for case in CASES if not case.reports]
-ADMINISTRATORS = {"collection", "deleted", "history", "mirrored", "moments", "sql", "status"}
+ADMINISTRATORS = {"collection", "deleted", "history", "mirrored", "moments", "queues", "sql", "status"}
 """Modules whose questions are those of administrators, about one repository or the machinery."""
 
 
