@@ -29,7 +29,7 @@ format:
 
 # run the fast tests; more arguments go to pytest
 test *arguments:
-    pytest -n 2 -m "not soak and not docs" "$@"
+    pytest -n 3 --in-memory -m "not soak and not long and not docs" "$@"
 
 # run every test there is
 test-all: test docs soak
@@ -40,7 +40,7 @@ crash *arguments:
 
 # work together with skopeo, umoci and buildah
 interop *arguments:
-    pytest -n 2 -m "interop and not soak" "$@"
+    pytest -n 2 -m "interop and not soak and not long" "$@"
 
 # run the commands that README and docs show
 docs *arguments:
@@ -49,6 +49,10 @@ docs *arguments:
 # run the long tests
 soak *arguments:
     pytest -m soak "$@"
+
+# run the tests that take an hour, before a release
+long *arguments:
+    pytest -m long "$@"
 
 # measure; benchmarks/README.md says what and against which targets
 bench work="bench-work":

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
+from typing import Final
 
 import hypothesis
 import pytest
@@ -25,7 +27,19 @@ from tests.support.seaweed import Buckets, shared_buckets
 BACKENDS = ["sqlite", "postgresql"]
 
 
+MEMORY: Final = Path("/dev/shm")
+ROOM_BYTES: Final = 6 * 1024**3
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--in-memory", action="store_true", help="keep what tests write in memory, where there is room"
+    )
+
+
 def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("in_memory"):
+        _work_in_memory()
     share_compiled()
     # How long an example takes depends on what else the machine does.
     hypothesis.settings.register_profile("regmeta", deadline=None)
@@ -38,6 +52,15 @@ def pytest_configure(config: pytest.Config) -> None:
     )
 
 
+def _work_in_memory() -> None:
+    """Let registries of tests lie in memory: flushing a disk is most of what they wait for."""
+    if "PYTEST_DEBUG_TEMPROOT" in os.environ or not MEMORY.is_dir():
+        return
+    room = os.statvfs(MEMORY)
+    if room.f_bavail * room.f_frsize >= ROOM_BYTES and os.access(MEMORY, os.W_OK):
+        os.environ["PYTEST_DEBUG_TEMPROOT"] = str(MEMORY)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Count the slow half of some tests among the long ones."""
     for item in items:
@@ -47,6 +70,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 # --- databases --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def disk_path() -> Iterator[Path]:
+    """A folder on a disk, also where others are in memory."""
+    with tempfile.TemporaryDirectory(prefix="regmeta-", dir="/var/tmp") as path:
+        yield Path(path)
 
 
 @pytest.fixture(scope="session")

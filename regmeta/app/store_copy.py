@@ -86,6 +86,8 @@ def _aimed(settings: Settings, target: str) -> Settings:
     if is_bucket(target):
         check_object_store(target, settings.object_store)
         here, there = settings.store.rstrip("/"), target.rstrip("/")
+    elif not target.strip():
+        raise UsageError("the store to copy into has no name: name an empty folder or prefix")
     else:
         target = there = str(Path(target).expanduser().resolve())
         here = settings.store if is_bucket(settings.store) else str(Path(settings.store).resolve())

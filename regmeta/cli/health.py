@@ -58,13 +58,13 @@ def _show(checks: Sequence[Check]) -> None:
 def recover(
     ctx: typer.Context,
     host_gone: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--host-gone",
             metavar="HOST",
             help="This machine has gone for good: end what its processes left, now and not when it expires.",
         ),
-    ] = "",
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Clear up after processes that have ended, and write the snapshots that are behind.
@@ -81,7 +81,7 @@ def recover(
     """
     from regmeta import app
 
-    if host_gone:
+    if host_gone is not None:
         _host_gone(ctx, host_gone, as_json)
         return
 

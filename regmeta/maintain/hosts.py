@@ -77,7 +77,7 @@ def end_host(writer: Writer, store: BlobStore, name: str) -> HostGone:
     in_rows = _hosts_in_rows(writer.database)
     signs = list(_signs(store))
     hosts = [host for host in in_rows if _is_of(host, name) and host != writer.host]
-    chosen = [sign for sign in signs if _is_chosen(sign, name, hosts, writer)]
+    chosen = [sign for sign in signs if _is_chosen(sign, name, hosts, writer, store)]
     if not hosts and not chosen:
         raise _nothing(name, writer.host, {*in_rows, *(sign.host for sign in signs)})
     taken_back, runs = 0, 0
@@ -98,7 +98,7 @@ def remove_signs(store: BlobStore, name: str) -> HostGone:
         NotFound: there is none of it; names what there is.
     """
     signs = list(_signs(store))
-    chosen = [sign for sign in signs if _is_of(sign.host, sign_of(name)) and sign.host != sign_of(store.host)]
+    chosen = [sign for sign in signs if _is_of(sign.host, sign_of(name)) and _is_left(sign, store)]
     if not chosen:
         raise _nothing(name, store.host, {sign.host for sign in signs})
     for sign in chosen:
@@ -129,8 +129,17 @@ def _is_of(host: str, name: str) -> bool:
     )
 
 
-def _is_chosen(sign: _Sign, name: str, hosts: Iterable[str], writer: Writer) -> bool:
-    if sign.owner == writer.staging.owner or sign.host == sign_of(writer.host):
+def _is_left(sign: _Sign, store: BlobStore) -> bool:
+    """Tell whether nobody here clears a sign up.
+
+    On this host a process that has no folder has ended: it is made before the sign, and removed after it.
+    Where somebody removed the scratch folder, the next one may have its number, and so the host its name.
+    """
+    return sign.host != sign_of(store.host) or not store.staging_exists(sign.owner)
+
+
+def _is_chosen(sign: _Sign, name: str, hosts: Iterable[str], writer: Writer, store: BlobStore) -> bool:
+    if sign.owner == writer.staging.owner or not _is_left(sign, store):
         return False
     return _is_of(sign.host, sign_of(name)) or sign.host in map(sign_of, hosts)
 

@@ -9,6 +9,7 @@ import msgspec
 
 from regmeta.errors import UsageError
 from regmeta.settings.values import Count, duration
+from regmeta.store.bucket_options import is_endpoint
 
 SCHEMES: Final = ("s3", "gs", "az")
 _URL: Final = re.compile(
@@ -58,8 +59,12 @@ def check_object_store(store: str, settings: ObjectStore) -> None:
             duration(getattr(settings, key))
         except UsageError as error:
             raise UsageError(f"settings: object_store.{key}: {error}") from error
-    if settings.endpoint and not settings.endpoint.startswith(("http://", "https://")):
-        raise UsageError(f"settings: object_store.endpoint: {settings.endpoint[:200]!r} is no http(s) URL")
+    if not duration(settings.read_timeout):
+        raise UsageError("settings: object_store.read_timeout: no answer comes in no time")
+    if settings.endpoint and not is_endpoint(settings.endpoint):
+        raise UsageError(
+            f"settings: object_store.endpoint: {settings.endpoint[:200]!r} is no http(s) URL of a server"
+        )
     if not is_bucket(store):
         return
     match = _URL.fullmatch(store)

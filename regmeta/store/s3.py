@@ -22,7 +22,7 @@ from obstore.store import AzureStore, GCSStore, S3Store
 from regmeta import metrics
 from regmeta.errors import StoreUnavailable
 from regmeta.failpoints import reach
-from regmeta.store.bucket_options import MIB, BucketOptions
+from regmeta.store.bucket_options import MIB, BucketOptions, is_endpoint
 from regmeta.store.s3_parts import (
     CONNECT_TIMEOUT_S,
     MOST_PARTS,
@@ -48,6 +48,7 @@ _ANSWER: Final = (
     re.compile(r"<Code>([^<]{1,100})</Code>"),
     re.compile(r"<Message>([^<]{1,300})</Message>"),
 )
+_ASKED_FOR_KEYS: Final = re.compile(r"Error performing [A-Z]+ http://169\.254\.")
 _NOT_OURS: Final = (BaseError, OSError, ValueError)
 
 
@@ -214,8 +215,8 @@ class Bucket:
     ) -> int:
         """Give up uploads below a folder that were begun long ago; return how many there were.
 
-        Those of names that are not *is_ours* are left: another registry's prefix may be below this folder. Only
-        S3 has them: Google's and Azure's expire by themselves.
+        Those of names that are not *is_ours* are left: another registry's prefix may be below this folder.
+        Only S3 has them: Google's and Azure's expire by themselves.
         """
         if self._requests is None:
             return 0
@@ -246,6 +247,9 @@ class Bucket:
         if self._scheme == "az":
             return AzureStore(self._bucket, prefix=prefix, client_options=client, retry_config=retries)
         endpoint = endpoint_of(options)
+        if endpoint and not is_endpoint(endpoint):  # the client would break off
+            shown = without_secrets(endpoint)[:200]
+            raise StoreUnavailable(f"{self.location}: {shown!r} is no http(s) URL of a server")
         given: dict[str, Any] = {"virtual_hosted_style_request": options.virtual_hosted}
         if endpoint:
             # Of a host for each bucket this client wants the bucket's, the other one makes it itself.
@@ -352,6 +356,8 @@ def _listed(found: Any) -> Listed:
 
 def _said(error: Exception) -> str:
     text = str(error)
+    if _ASKED_FOR_KEYS.search(text):
+        return "there are no keys in the environment, and this machine has no role that gives some"
     status, code, message = (found.search(text) for found in _ANSWER)
     if status is not None:
         words = [status[1].strip(), *(found[1] for found in (code, message) if found is not None)]

@@ -38,6 +38,12 @@ _TEMPORARY: Final = frozenset(
         *("InternalError", "BadDigest", "XAmzContentSHA256Mismatch"),
     }
 )
+# The other client reads no profiles: both must use the same keys and the same server.
+_NO_FILES: Final = {
+    "profile": (None, None, None, None),
+    "config_file": (None, None, os.devnull, None),
+    "credentials_file": (None, None, os.devnull, None),
+}
 _NO_ANSWER: Final = frozenset(
     {"HTTPClientError", "ConnectionError", "ResponseStreamingError", "ResponseParserError", "HTTPError"}
 )
@@ -206,11 +212,8 @@ class S3Requests:
         )
         region = options.region or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
         try:
-            session = botocore.session.get_session()
-            # The other client reads no profiles: both must use the same keys and the same server.
-            session.set_config_variable("profile", None)
-            session.set_config_variable("config_file", os.devnull)
-            session.set_config_variable("credentials_file", os.devnull)
+            # Where a setting comes from: a key in a file, a variable of the environment, a default.
+            session = botocore.session.Session(session_vars=_NO_FILES)
             return session.create_client(
                 "s3", endpoint_url=endpoint_of(options) or None, region_name=region, config=config
             )
@@ -224,7 +227,7 @@ class PartsUpload:
     """An upload in parts. Written by one thread; nothing is seen of it before :meth:`finish`.
 
     *turns* are the parts that may be under way at once, of all uploads of a store. Parts grow with
-    the bytes that have come, and only where there would be too many: a size that somebody says costs no memory.
+    the bytes that have come, and only where there would be too many: what size somebody says costs nothing.
     """
 
     def __init__(
@@ -236,9 +239,8 @@ class PartsUpload:
         pool: Executor,
         turns: threading.Semaphore,
     ) -> None:
-        least = -(-size_bytes // MOST_PARTS)
-        self._part_bytes = part_bytes
-        self._largest_part_bytes = max(part_bytes, -(-least // MIB) * MIB)
+        self._size_bytes = size_bytes
+        self._first_part_bytes = self._part_bytes = part_bytes
         self._requests = requests
         self._name = name
         self._pool = pool
@@ -304,8 +306,14 @@ class PartsUpload:
         del content
         sent.add_done_callback(lambda _: self._turns.release())
         self._under_way.append(sent)
-        if number % _PARTS_OF_A_SIZE == 0:
-            self._part_bytes = min(2 * self._part_bytes, self._largest_part_bytes)
+        self._part_bytes = bytes_of_part(number + 1, self._size_bytes, self._first_part_bytes)
+
+
+def bytes_of_part(number: int, size_bytes: int, first_part_bytes: int) -> int:
+    """Return how long part *number* is, of which the first is 1: so that no blob has more than 10,000."""
+    least = -(-size_bytes // MOST_PARTS)
+    largest = max(first_part_bytes, -(-least // MIB) * MIB)
+    return min(first_part_bytes << (number - 1) // _PARTS_OF_A_SIZE, largest)
 
 
 def endpoint_of(options: BucketOptions) -> str:

@@ -51,6 +51,12 @@ def sql(settings: Settings, *statements: str) -> None:
 
 
 @pytest.fixture
+def tmp_path(disk_path: Path) -> Path:
+    """On a disk: a registry in memory is a finding."""
+    return disk_path
+
+
+@pytest.fixture
 def filled(settings: Settings, layout: Path) -> Settings:
     make_layout(layout, 2)
     with open_for_writing(settings) as writing:

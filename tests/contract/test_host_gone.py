@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -114,6 +115,21 @@ def test_process_that_lived_after_all_loses_its_keys_and_starts_again(
         ingest.commit()
         ingest.unit.finish()
     assert len(keys_in(here.database, "blobs")) == 4
+
+
+def test_sign_that_a_removed_scratch_folder_left_goes_under_the_same_name(
+    on_bucket: Settings, here: Writing
+) -> None:
+    """A new scratch folder may have the number of the one before, and so the host the name."""
+    left = here.store.open_staging()
+    with pytest.raises(Locked, match="where this process runs"):
+        end_host(here.writer, here.store, here.store.host)
+    shutil.rmtree(f"{here.store.scratch}/staging/{left.owner.hex}")  # type: ignore[attr-defined]
+    assert end_host(here.writer, here.store, here.store.host).signs_removed == 1
+    assert [name.split("/")[1] for name in here.store.walk_records("staging")] == [
+        here.writer.staging.owner.hex
+    ]
+    left.close()
 
 
 def test_own_host_is_refused(here: Writing) -> None:

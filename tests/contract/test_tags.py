@@ -166,7 +166,7 @@ def test_two_moves_in_one_tick_make_two_intervals(
     writing: Writing, images: list[Json], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = db.Stamp(datetime(2030, 1, 1, tzinfo=UTC), None)
-    monkeypatch.setattr(db, "stamp", lambda _connection: now)
+    monkeypatch.setattr(db, "stamped", lambda _result: now)
     for image in (images[1], images[2]):
         set_tag(writing.writer, "app", "v1", digest_of(image))
     found = intervals(writing)

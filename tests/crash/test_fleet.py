@@ -237,7 +237,7 @@ def test_flusher_of_a_host_that_was_frozen_does_no_harm_when_it_goes_on(
 
 
 @pytest.mark.parametrize(
-    "times", [15, pytest.param(1_000, marks=[pytest.mark.soak, pytest.mark.timeout(900)])]
+    "times", [15, pytest.param(1_000, marks=[pytest.mark.long, pytest.mark.timeout(900)])]
 )
 def test_two_processes_that_push_one_tag_leave_one_live_interval_and_a_complete_history(
     fleet: Fleet, images: Images, times: int
@@ -279,13 +279,16 @@ def test_fleet_that_is_killed_frozen_and_cut_off_loses_nothing_in_seconds() -> N
     assert_nothing_lost(run_apart(SMALL))
 
 
-@pytest.mark.soak
-@pytest.mark.timeout(1_800)
+@pytest.mark.parametrize(
+    ("images", "most_s"),
+    [
+        pytest.param(150, 150, marks=[pytest.mark.soak, pytest.mark.timeout(600)]),
+        pytest.param(FULL.images, FULL.most_s, marks=[pytest.mark.long, pytest.mark.timeout(3_600)]),
+    ],
+)
 def test_fleet_that_is_killed_frozen_and_cut_off_loses_nothing(
-    capsys: pytest.CaptureFixture[str],
+    images: int, most_s: float, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    images = int(os.environ.get("REGMETA_FLEET_IMAGES", FULL.images))
-    most_s = float(os.environ.get("REGMETA_FLEET_S", FULL.most_s))
     found = run_apart(sized(images, most_s), timeout_s=most_s + 900)
     with capsys.disabled():
         for name, figure in found.figures.items():

@@ -21,7 +21,7 @@ def backend() -> str:
 
 
 @pytest.mark.parametrize(
-    "pushes", [15, pytest.param(1000, marks=[pytest.mark.soak, pytest.mark.timeout(1200)])]
+    "pushes", [15, pytest.param(1000, marks=[pytest.mark.long, pytest.mark.timeout(1200)])]
 )
 def test_two_processes_push_one_tag_and_each_push_is_in_its_history(
     settings: Settings, tmp_path: Path, pushes: int

@@ -37,29 +37,31 @@ def run(*arguments: str, timeout_s: float) -> tuple[int, int, str]:
     return int(row[0]), int(row[1]), done.stdout
 
 
+@pytest.mark.soak
 @pytest.mark.timeout(600)
 def test_nothing_is_lost_where_a_process_is_killed_that_writes_to_a_bucket() -> None:
     points, killed, _ = run("kill_points", "--quick", timeout_s=580)
     assert killed == points >= 4
 
 
+@pytest.mark.soak
 @pytest.mark.timeout(300)
 def test_nothing_is_lost_where_the_server_dies_or_stands_still() -> None:
     points, _, _ = run("s3_faults", "--quick", "--no-postgres", timeout_s=280)
     assert points >= 4
 
 
-@pytest.mark.soak
-@pytest.mark.timeout(3600)
+@pytest.mark.long
+@pytest.mark.timeout(7200)
 def test_nothing_is_lost_at_any_failpoint_of_any_use_case_in_a_bucket() -> None:
-    points, killed, shown = run("kill_points", "--every", "3", timeout_s=3500)
+    points, killed, shown = run("kill_points", "--every", "3", timeout_s=7000)
     assert killed == points >= 160
     tried = set(re.findall(r"bucket\.[a-z_]+", shown))
     assert tried == {name for name in named_points() if name.startswith(IN_BUCKETS)}
 
 
-@pytest.mark.soak
-@pytest.mark.timeout(3600)
+@pytest.mark.long
+@pytest.mark.timeout(7200)
 def test_nothing_is_lost_in_dozens_of_faults_of_the_server() -> None:
-    points, _, _ = run("s3_faults", timeout_s=3500)
+    points, _, _ = run("s3_faults", timeout_s=7000)
     assert points >= 40

@@ -63,7 +63,7 @@ class Size:
     servers_every: float = 1.0  # of the usual times between two harms to a server
 
 
-FULL: Final = Size(2_000, 60, 480, 200, 50, 40, 24, 6, 300)
+FULL: Final = Size(2_000, 60, 1_500, 200, 50, 40, 24, 6, 300)
 SMALL: Final = Size(16, 2, 60, kills=2, freezes=1, backends=1, servers=1, servers_every=0.05)
 
 

@@ -26,7 +26,7 @@ from regmeta.store import BlobStore, ObjectMissing, Staging, new_key
 from regmeta.store.bucket import MARKER, BucketStore
 from regmeta.store.bucket_options import MIB, BucketOptions
 from regmeta.store.s3 import Bucket
-from regmeta.store.s3_parts import PartsUpload, S3Requests, without_secrets
+from regmeta.store.s3_parts import PartsUpload, S3Requests, bytes_of_part, without_secrets
 from tests.support.s3_proxy import Kind, S3Proxy
 from tests.support.seaweed import Buckets
 from tests.support.seaweed_server import SECRET_KEY
@@ -332,6 +332,51 @@ def test_upload_is_given_up_by_age_only(store: BucketStore, staging: Staging) ->
     assert uploads_of(store) == []
     assert [found.key for found in store.walk()] == [alive.key]
     staging.discard([dead])
+
+
+def test_upload_of_a_registry_below_this_one_is_nobody_elses(
+    open_store: Open, store: BucketStore, url: str
+) -> None:
+    below = open_store(f"{url}/blobs")
+    below.create()
+    with closing(below.open_staging()) as staging:
+        staged = stage(staging, LARGE)
+        assert store.abort_uploads(0) == 0
+        staging.publish([staged])
+    assert [found.key for found in below.walk()] == [staged.key]
+    assert list(store.walk()) == []
+
+
+def test_size_that_is_only_said_takes_no_memory(store: BucketStore) -> None:
+    upload = store._bucket.begin_upload("blobs/x", 2**60)
+    upload.write(memoryview(LARGE))
+    assert isinstance(upload, PartsUpload)
+    assert len(upload._filling) < PART
+    upload.abort()
+
+
+@pytest.mark.parametrize("size_bytes", [1, 70 * 2**30, 80 * 2**30, 5 * 2**40, 40 * 2**40])
+def test_no_blob_has_more_parts_than_a_server_takes(size_bytes: int) -> None:
+    assert sum(bytes_of_part(number, size_bytes, PART) for number in range(1, 10_001)) >= size_bytes
+
+
+@pytest.mark.parametrize("name", ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"])
+def test_both_clients_use_the_same_server_and_keys(
+    buckets: Buckets, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """What lies in ~/.aws is read by none of them."""
+    (tmp_path / ".aws").mkdir()
+    (tmp_path / ".aws" / "config").write_text("[default]\nendpoint_url = http://127.0.0.1:9\n")
+    (tmp_path / ".aws" / "credentials").write_text("[default]\naws_access_key_id = other\n")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("AWS_PROFILE", "none-such")
+    monkeypatch.delenv("AWS_ENDPOINT_URL")
+    monkeypatch.setenv(name, buckets.endpoint)
+    options = BucketOptions(part_bytes=PART, **QUICK)  # type: ignore[arg-type]
+    with closing(BucketStore(url, str(tmp_path / "scratch"), options)) as store:
+        store.create()
+        with closing(store.open_staging()) as staging:
+            assert read(store, put_large(staging)) == LARGE
 
 
 def test_many_uploads_that_wait_hold_no_byte_in_memory(
