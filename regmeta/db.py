@@ -169,7 +169,7 @@ class Database:
                     raise
                 reach(f"{name}.committing")
                 with metrics.timed(metrics.COMMIT_SECONDS):
-                    connection.commit()
+                    _commit(connection)
                 reach(f"{name}.committed")
 
     @contextmanager
@@ -261,6 +261,18 @@ class Database:
             # Another process stands still inside its commit, or the disk is read-only. What was asked
             # for is done; the connections end with this process.
             _log.warning("the database was not closed: %s", error)
+
+
+def _commit(connection: Connection) -> None:
+    try:
+        connection.commit()
+    except Exception:
+        raise
+    except BaseException:
+        # Interrupted just before it was said. SQLAlchemy takes the transaction for ended, and would give the
+        # connection back as it is: whoever got it next would commit this as well.
+        connection.invalidate()
+        raise
 
 
 def _say_to_driver(connection: Connection, on_sqlite: str, on_postgresql: str) -> None:

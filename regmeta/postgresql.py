@@ -83,6 +83,8 @@ class PipelinedConnection(psycopg.Connection[Any]):
         if self._pipeline_now is not None:
             with suppress(psycopg.Error):
                 self._pipeline_now.sync()
+            # What it was to prepare behind the error the server has skipped, and the driver does not notice.
+            self._prepared.clear()
 
     def leave(self) -> None:
         """Do the same, and wait for each answer from now on."""

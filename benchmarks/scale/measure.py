@@ -77,6 +77,7 @@ class Meter:
         self._connection = psycopg.connect(f"host={folder} user=postgres dbname={name}", autocommit=True)
         self._trips = trips
         self._requests = requests
+        self.settle: Callable[[], None] = lambda: None
 
     def measure(self, what: str, count: int, work: Callable[[], object]) -> Cost:
         """Do *work*, which is *count* times the same; return what one costs."""
@@ -104,7 +105,8 @@ class Meter:
         self._connection.close()
 
     def _rows(self) -> dict[str, int]:
-        time.sleep(2)  # the server's own counters are late by up to a second
+        self.settle()  # a connection tells what it has changed when it ends, else when it has long been idle
+        time.sleep(0.5)
         found = self._connection.execute(
             "SELECT relname, n_tup_ins + n_tup_upd + n_tup_del FROM pg_stat_user_tables"
         )
@@ -153,6 +155,7 @@ def _contents(mark: bytes, number: int) -> list[bytes]:
 
 
 def _measure(meter: Meter, writing: Writing, single: Path, batch: Path, images: int) -> list[Cost]:
+    meter.settle = writing.database.engine.dispose
     with closing(open_source(str(single))) as source:
         wanted = requests(source, "team/single")
         _push(writing, wanted[:1])  # tables, pools and prepared statements

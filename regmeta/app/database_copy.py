@@ -75,6 +75,12 @@ def _prepared(aimed: Settings) -> Database:
     try:
         if database.is_sqlite:
             database.use_write_ahead_log()
+        before = freeze.moved_to(database)
+        if before is not None:
+            raise Refused(
+                f"{database.location} was moved to {before.location} by 'regmeta db copy', and its rows are old:"
+                " make an empty database"
+            )
         if not state.is_being_filled(database):
             _bring_up(database)
     except BaseException:

@@ -151,6 +151,9 @@ def _read_file(config: str | None, home: str | None) -> dict[str, Any]:
     for name in ("home", "store"):
         if isinstance(content.get(name), str) and not is_bucket(content[name]):
             content[name] = str(folder / Path(content[name]).expanduser())
+    buckets = content.get("object_store")
+    if isinstance(buckets, dict) and isinstance(buckets.get("scratch"), str) and buckets["scratch"]:
+        buckets["scratch"] = str(folder / Path(buckets["scratch"]).expanduser())
     database = content.get("database")
     if isinstance(database, str) and database.startswith(SQLITE):
         content["database"] = SQLITE + str(folder / database.removeprefix(SQLITE))

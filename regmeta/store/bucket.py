@@ -67,7 +67,7 @@ class BucketStore:
         with suppress(OSError), open(_BOOT, encoding="ascii") as file:
             boot = file.read(8)
         place = "none"
-        with suppress(FileNotFoundError), wrapped(self.scratch):
+        with wrapped(self.scratch), suppress(FileNotFoundError):
             found = os.stat(self.scratch)
             place = f"{found.st_dev:x}.{found.st_ino:x}"
         # Machines that are copies of one another have the same name, and containers the same folder.

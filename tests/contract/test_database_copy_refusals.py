@@ -82,6 +82,15 @@ def test_database_that_has_rows_is_refused(filled: Settings, server_url: str) ->
     is_refused(filled, server_url, Refused, "is not empty .there are tag_names")
 
 
+def test_database_that_was_moved_from_before_is_refused(filled: Settings, server_url: str) -> None:
+    copy(filled, server_url)
+    moved = msgspec.structs.replace(filled, database=server_url)
+    with pytest.raises(Refused, match="its rows are old: make an empty database"):
+        copy(moved, filled.database)
+    with app.open_for_writing(moved):
+        pass
+
+
 def test_database_with_tables_of_another_program_is_refused(filled: Settings, server_url: str) -> None:
     with closing(Database(server_url)) as database:
         change(database, "CREATE TABLE theirs (id integer)")

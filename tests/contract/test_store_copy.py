@@ -543,6 +543,17 @@ def test_other_bytes_in_the_new_store_are_found_when_read_again(filled: Settings
 # --- refusals ---------------------------------------------------------------------------------
 
 
+def test_name_of_nothing_is_no_target(
+    filled: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a variable gives it that is not set: it must not mean the folder that a command is started in."""
+    monkeypatch.chdir(tmp_path)
+    for target in ("", " "):
+        with pytest.raises(UsageError, match="no name"):
+            move(filled, target)
+    assert not (tmp_path / "blobs").exists()
+
+
 def test_store_itself_is_no_target(filled: Settings, tmp_path: Path) -> None:
     link = tmp_path / "link"
     link.symlink_to(filled.store)

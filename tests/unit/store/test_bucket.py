@@ -523,6 +523,12 @@ def test_sign_of_a_process_stands_while_it_works(store: BucketStore, open_store:
     assert list(store.walk_records("staging")) == []
 
 
+def test_host_has_a_name_where_nothing_was_written_yet(open_store: Open, tmp_path: Path) -> None:
+    store = open_store()
+    assert not (tmp_path / "scratch").exists()
+    assert store.host.endswith(".none")
+
+
 def test_staging_that_cannot_be_signed_leaves_no_folder(
     open_store: Open, store: BucketStore, proxy: S3Proxy, tmp_path: Path
 ) -> None:
