@@ -78,8 +78,8 @@ def _prepared(aimed: Settings) -> Database:
         before = freeze.moved_to(database)
         if before is not None:
             raise Refused(
-                f"{database.location} was moved to {before.location} by 'regmeta db copy', and its rows are old:"
-                " make an empty database"
+                f"{database.location} was moved to {before.location} by 'regmeta db copy',"
+                " and its rows are old: make an empty database"
             )
         if not state.is_being_filled(database):
             _bring_up(database)

@@ -44,7 +44,8 @@ from regmeta.ingest.retry import retried
 from regmeta.ingest.unit_of_work import Writer
 from regmeta.maintain.collect.older import DatabaseIsOlder, check_not_older
 from regmeta.maintain.store_copy.fence import lift_dead
-from regmeta.models import Intent
+from regmeta.models import DatabaseClock, Intent
+from regmeta.models.base import UtcTime
 from regmeta.store import BlobStore
 
 _log = logging.getLogger(__name__)
@@ -57,6 +58,9 @@ _OF_GONE: Final = (
 )
 # One that is locked is just being committed, or given back: by a process that may stand still in the middle
 # of it, and nobody has to wait for that.
+_ANY_EXPIRED: Final = (
+    sa.select(Intent.id).where(Intent.expires_at < sa.type_coerce(DatabaseClock(), UtcTime())).limit(1)
+)
 _EXPIRED: Final = (
     sa.select(Intent.id)
     .where(Intent.expires_at < sa.bindparam("now"))
@@ -103,8 +107,7 @@ def _vanished_owners(writer: Writer, store: BlobStore) -> set[UUID]:
 
 def _any_expired(database: Database) -> bool:
     with database.read() as connection:
-        expired = sa.select(Intent.id).where(Intent.expires_at < db.clock(connection)).limit(1)
-        return connection.execute(expired).first() is not None
+        return connection.execute(_ANY_EXPIRED).first() is not None
 
 
 def _take_back(writer: Writer, store: BlobStore, owners: Collection[UUID]) -> int:

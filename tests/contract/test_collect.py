@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from datetime import timedelta
@@ -266,11 +267,10 @@ def test_nothing_is_deleted_from_a_store_that_another_database_has_taken_over(
 def stray(writing: Writing, builder: LayoutBuilder, content: bytes) -> str:
     """Put an object into the store that no row knows, as a process frozen for days would."""
     digest = digest_of(builder.blob(content))
-    path = Path(writing.store.location) / "blobs" / new_key(digest)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content)
-    path.chmod(0o444)
-    return str(path.relative_to(Path(writing.store.location) / "blobs"))
+    staging = writing.writer.staging
+    staged = staging.stage(new_key(digest), digest, len(content), io.BytesIO(content))
+    staging.publish([staged])
+    return staged.key
 
 
 def test_sweep_finds_what_no_row_knows_and_nothing_else(

@@ -43,9 +43,9 @@ class Broken:
         return self._commit(connection, plan)
 
     @contextmanager
-    def transaction(self, name: str) -> Iterator[sa.Connection]:
+    def transaction(self, name: str, **how: Any) -> Iterator[sa.Connection]:
         self.in_commit = False
-        with self._transaction(name) as connection:
+        with self._transaction(name, **how) as connection:
             yield connection
             if self.in_commit and self.before:
                 raise self.before.pop()
@@ -123,8 +123,8 @@ def test_moved_tag_is_not_moved_back_by_a_late_answer(
     lost: list[bool] = []
 
     @contextmanager
-    def lossy(name: str) -> Iterator[Any]:
-        with transaction(name) as connection:
+    def lossy(name: str, **how: Any) -> Iterator[Any]:
+        with transaction(name, **how) as connection:
             yield connection
         if not lost:
             lost.append(True)

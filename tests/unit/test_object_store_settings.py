@@ -9,7 +9,8 @@ import pytest
 from regmeta.errors import StoreUnavailable, UsageError
 from regmeta.settings import load_settings
 from regmeta.settings.object_store import ObjectStore, check_object_store
-from regmeta.store.s3 import Bucket, BucketOptions
+from regmeta.store.bucket_options import BucketOptions
+from regmeta.store.s3 import Bucket
 
 NO_ENDPOINTS = [
     "https://",
