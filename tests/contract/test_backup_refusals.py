@@ -222,7 +222,8 @@ def test_session_of_the_server_is_not_restored_under(filled: Settings, copy: Pat
     before = identity_of(filled)
     with closing(Database(filled.database)) as other, other.read() as connection:
         pid = connection.exec_driver_sql("SELECT pg_backend_pid()").scalar()
-        with pytest.raises(errors.Locked, match=f"1 other session.*process {pid} from this host"):
+        which = rf"1 other session.*process {pid} \(regmeta\) from this host"
+        with pytest.raises(errors.Locked, match=which):
             finish_restore_alone_of_others(filled, copy)
     assert identity_of(filled) == before
     finish_restore_alone(filled, copy)

@@ -1,18 +1,13 @@
 """Databases on the one PostgreSQL of a test run, made from a template that is migrated once.
 
-To make and drop one takes some 100 ms of a processor; to empty one takes five. So tests that change
-rows only share theirs, one after the other.
+To make and drop one costs much more than to empty one. So tests that change rows only share theirs, one after
+the other.
 """
 
 from __future__ import annotations
 
-import fcntl
-import json
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -23,9 +18,9 @@ import psycopg
 from regmeta.app import migrations_folder
 from regmeta.db import Database
 from regmeta.maintain import schema
+from tests.support.shared_server import shared_server
 
 TEMPLATE = "regmeta_template"
-START_TIMEOUT_S = 90
 Connection = psycopg.Connection[tuple[Any, ...]]
 
 GROWN_BYTES = 4 << 20
@@ -148,40 +143,15 @@ def _empty(connection: Connection) -> None:
 @contextmanager
 def shared_postgres(folder: Path) -> Iterator[Postgres]:
     """Use the server of *folder*, which all processes of a test run name; the first one starts it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "users", "a") as users, open(folder / "start.lock", "a") as start_lock:
-        # Waits while a server that nobody used any more is stopped.
-        fcntl.flock(users, fcntl.LOCK_SH)
-        fcntl.flock(start_lock, fcntl.LOCK_EX)
-        state = folder / "server.json"
-        if not state.exists():
-            _start(folder, state)
-        found = json.loads(state.read_text())
-        if "error" in found:
-            raise RuntimeError(f"no PostgreSQL for the tests: {found['error']}")
+    script = Path(__file__).with_name("postgres_server.py")
+    with shared_server(folder, script, _make_template) as found:
         postgres = Postgres(found["socket_folder"])
-        postgres.make_template()
-        fcntl.flock(start_lock, fcntl.LOCK_UN)
         try:
             yield postgres
         finally:
             postgres.close()
 
 
-def _start(folder: Path, state: Path) -> None:
-    script = Path(__file__).with_name("postgres_server.py")
-    with open(folder / "server.log", "ab") as log:
-        starter = subprocess.Popen(
-            [sys.executable, str(script), str(folder)],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
-    deadline = time.monotonic() + START_TIMEOUT_S
-    while not state.exists():
-        if starter.poll() is not None or time.monotonic() > deadline:
-            raise RuntimeError(f"no PostgreSQL for the tests: {(folder / 'server.log').read_text()}")
-        time.sleep(0.02)
-    # It outlives this process on purpose, and is nobody's to wait for.
-    starter.returncode = 0
+def _make_template(found: dict[str, Any]) -> None:
+    with closing(Postgres(found["socket_folder"])) as postgres:
+        postgres.make_template()

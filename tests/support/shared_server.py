@@ -11,7 +11,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,13 @@ START_TIMEOUT_S = 90
 
 
 @contextmanager
-def shared_server(folder: Path, script: Path) -> Iterator[dict[str, Any]]:
-    """Use the server of *folder*, which all processes of a test run name; give what it says of itself."""
+def shared_server(
+    folder: Path, script: Path, prepare: Callable[[dict[str, Any]], None] = lambda _: None
+) -> Iterator[dict[str, Any]]:
+    """Use the server of *folder*, which all processes of a test run name; give what it says of itself.
+
+    Each process *prepares* it while no other does.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "users", "a") as users, open(folder / "start.lock", "a") as start_lock:
         # Waits while a server that nobody used any more is stopped.
@@ -33,6 +38,7 @@ def shared_server(folder: Path, script: Path) -> Iterator[dict[str, Any]]:
         found: dict[str, Any] = json.loads(state.read_text())
         if "error" in found:
             raise RuntimeError(f"{script.stem}: {found['error']}")
+        prepare(found)
         fcntl.flock(start_lock, fcntl.LOCK_UN)
         yield found
 
