@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -442,8 +443,8 @@ def test_delete_whose_commit_was_not_heard_of_answers_as_it_did(
     transaction, cut = writing.database.transaction, list[str]()
 
     @contextmanager
-    def once_cut(name: str) -> Iterator[object]:
-        with transaction(name) as connection:
+    def once_cut(name: str, **options: Any) -> Iterator[object]:
+        with transaction(name, **options) as connection:
             yield connection
         if name == "manifest_deleted" and not cut:
             cut.append(name)

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -236,10 +237,10 @@ def test_purge_that_is_stopped_anywhere_goes_on(
     transaction, begun = impatient.database.transaction, list[str]()
 
     @contextmanager
-    def stopping(name: str) -> Iterator[object]:
+    def stopping(name: str, **options: Any) -> Iterator[object]:
         if name.startswith("purge"):
             begun.append(name)
-        with transaction(name) as connection:
+        with transaction(name, **options) as connection:
             yield connection
         if name.startswith("purge") and len(begun) == at:
             raise Stopped

@@ -346,6 +346,7 @@ def test_lag_is_told_in_bytes_and_seconds_and_is_none_when_nothing_is_written(
         assert found.is_receiving
         place.pair.pause()
         place.run("import", layout, "later")
+        place.pair.write_log()
         found = replica_lag(primary, replica)
         assert found.missing_bytes > 1000
         assert found.behind_s is not None
@@ -369,6 +370,7 @@ def test_doctor_tells_of_the_replica(place: Place, layout: Path, monkeypatch: py
     assert found("role") == ("ok", "primary")
     place.pair.pause()
     place.run("import", layout, "later")
+    place.pair.write_log()
     level, text = found()
     assert (level, "replay is paused; " in text, "bytes behind" in text) == ("warning", True, True)
     place.pair.go_on()

@@ -149,8 +149,8 @@ class Process:
         """Close what the kernel closes, and nothing else."""
         staging: Any = self.staging
         if staging is not None:
-            os.close(staging._lock_fd)
-            os.close(staging._folder_fd)
+            os.close(staging._claim.lock_fd)
+            os.close(staging._claim.folder_fd)
         self._let_go()
 
     def end(self) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from regmeta.ingest import commit
 from tests.crash.harness.places import Arena, arena
 from tests.crash.harness.report import Result
+from tests.crash.harness.schedule_mutants import without_fence
 from tests.crash.harness.soak import FULL, SMALL, Size, soak
 from tests.support.postgres import Postgres
 
@@ -49,19 +49,8 @@ def test_soak_finds_damage_where_commits_have_no_fence() -> None:
 
 
 def _finds_damage(found: Arena, seed: int) -> bool:
-    result, _ = soak(found, WITHOUT_FENCE, mutate=_without_fence, seed=seed)
+    result, _ = soak(found, WITHOUT_FENCE, mutate=without_fence, seed=seed)
     return bool({failure.kind for failure in result.failures} & {"partial", "dangling"})
-
-
-def _without_fence() -> None:
-    """Let commits drop their intents, and not look at whether they were still there."""
-
-    def fence(context: commit._Context) -> None:
-        for key in context.plan.keys.values():
-            parameters = {"of": context.plan.owner, "keys": [key]}
-            context.connection.execute(commit._FENCE, parameters).all()
-
-    commit._fence = fence
 
 
 def test_arena_is_empty_after_a_soak() -> None:

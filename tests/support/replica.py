@@ -117,8 +117,12 @@ class Pair:
     def catch_up(self) -> None:
         """Wait until the standby shows all that is committed now."""
         at = self.primary.ask("SELECT pg_current_wal_insert_lsn()::text")
-        self.primary.run("SELECT pg_switch_wal()")  # else the last record may lie unsent
+        self.write_log()  # else the last record may lie unsent
         wait_until(lambda: bool(self.standby.ask(f"SELECT pg_last_wal_replay_lsn() >= '{at}'")))
+
+    def write_log(self) -> None:
+        """Let the primary write what it has committed: these servers do not wait for that."""
+        self.primary.run("SELECT pg_switch_wal()")
 
     def pause(self) -> None:
         """Let the standby receive and not show."""

@@ -72,7 +72,7 @@ def test_store_of_another_database_is_refused(fresh: Settings, tmp_path: Path) -
         (other_root / "store.json").write_bytes(other.to_record())
         other_store = FilesystemStore(str(other_root))
         for check in (check_identity, make_identity):
-            with pytest.raises(errors.IdentityMismatch, match=str(other.database_id)) as caught:
+            with pytest.raises(errors.IdentityMismatch, match=str(other.store_id)) as caught:
                 check(database, other_store)
             assert caught.value.exit_code == 6
         other_store.close()
