@@ -65,6 +65,19 @@ class PipelinedConnection(psycopg.Connection[Any]):
             self._pipeline_now = scope.__enter__()
             self._scope = scope
 
+    def wait(self, *arguments: Any, **options: Any) -> Any:
+        """Wait as the driver does, and until all that was said has left.
+
+        The driver stops sending when it has said its last word, though not all of it may have fit into the
+        socket. Then it waits for an answer to what the server has not heard to its end: for ever.
+        """
+        found = super().wait(*arguments, **options)
+        pipeline = self._pipeline_now
+        while pipeline is not None and self.pgconn.status == ConnStatus.OK and self.pgconn.flush():
+            # What the server says meanwhile is taken in, or it would wait as well.
+            super().wait(pipeline._communicate_gen())
+        return found
+
     def wait_for_answers(self) -> None:
         """Wait until all that was sent is answered.
 

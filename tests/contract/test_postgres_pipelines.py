@@ -255,3 +255,18 @@ def test_plans_are_kept_by_writers_and_not_by_reads(database: Database) -> None:
             connection.execute(COUNT)
     with database.transaction("test") as connection:
         assert connection.execute(kept).scalar_one() >= 1
+
+
+@pytest.mark.timeout(30)
+def test_statement_that_is_larger_than_what_a_socket_takes_is_answered(database: Database) -> None:
+    """The driver leaves the rest of it unsent, and waits for the answer."""
+    length = sa.func.length(sa.bindparam("content", type_=sa.LargeBinary))
+    content = bytes(4 * 1024 * 1024)
+    with database.transaction("test", quiet=True) as connection:
+        one, two = db.together(
+            connection, (sa.select(length), {"content": content}), (sa.select(sa.literal(1)), None)
+        )
+        assert (one.scalar(), two.scalar()) == (len(content), 1)
+        assert connection.execute(sa.select(length), {"content": content}).scalar() == len(content)
+    with database.read() as connection:
+        assert connection.execute(sa.select(length), {"content": content}).scalar() == len(content)
