@@ -204,7 +204,7 @@ def test_healed_layer_is_adopted_from_the_sound_copy(settings: Settings, rich: D
 
 
 @pytest.mark.soak_on_postgresql
-@pytest.mark.parametrize("piece", [50, pytest.param(lost.PIECE_MANIFESTS, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("piece", [50, pytest.param(lost.PIECE_MANIFESTS, marks=pytest.mark.long)])
 def test_large_repository_comes_back_in_pieces_that_each_commit(
     settings: Settings, layout: Path, monkeypatch: pytest.MonkeyPatch, piece: int
 ) -> None:
@@ -252,7 +252,7 @@ def points_of_a_rebuild(settings: Settings) -> list[str]:
 
 @pytest.mark.soak_on_postgresql
 @pytest.mark.inconsistent
-@pytest.mark.parametrize("every", [8, pytest.param(1, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("every", [8, pytest.param(1, marks=pytest.mark.long)])
 def test_rebuild_stopped_at_any_point_and_run_again_ends_as_if_it_was_not(
     settings: Settings, rich: Dump, tmp_path: Path, every: int
 ) -> None:

@@ -516,7 +516,7 @@ def test_what_is_there_is_what_a_dict_says(machine: type[Machine]) -> None:
     assert len(machine.deaths) >= 10
 
 
-@pytest.mark.soak
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_what_is_there_is_what_a_dict_says_in_many_sequences(machine: type[Machine]) -> None:
     run(machine, 200, 40)

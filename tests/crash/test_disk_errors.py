@@ -17,7 +17,7 @@ def test_nothing_is_lost_by_a_sample_of_disk_errors(registries: Arena) -> None:
     assert len(result.points) >= 15
 
 
-@pytest.mark.soak
+@pytest.mark.long
 @pytest.mark.timeout(1800)
 def test_nothing_is_lost_by_any_disk_error(registries: Arena) -> None:
     result = disk_errors.run(registries)

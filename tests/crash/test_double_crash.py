@@ -14,7 +14,7 @@ def test_nothing_is_lost_where_recovery_is_killed(registries: Arena) -> None:
     assert result.killed == len(result.points) >= 10
 
 
-@pytest.mark.soak
+@pytest.mark.long
 @pytest.mark.timeout(1800)
 def test_nothing_is_lost_in_two_crashes_one_after_the_other(registries: Arena) -> None:
     result = double_crash.run(registries)

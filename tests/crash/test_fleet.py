@@ -62,7 +62,7 @@ IN_SECONDS = ("bucket.published", "ingest.committing", "test.record_read", "outb
 
 def sampled(points: list[str]) -> list[Any]:
     """Leave most of them to the long tests: each takes processes, and more time than anything lasts."""
-    return [each if each in IN_SECONDS else pytest.param(each, marks=pytest.mark.soak) for each in points]
+    return [each if each in IN_SECONDS else pytest.param(each, marks=pytest.mark.long) for each in points]
 
 
 @dataclass(frozen=True)

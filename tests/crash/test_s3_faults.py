@@ -44,7 +44,7 @@ def test_nothing_is_lost_where_a_process_is_killed_that_writes_to_a_bucket() -> 
     assert killed == points >= 4
 
 
-@pytest.mark.soak
+@pytest.mark.long
 @pytest.mark.timeout(300)
 def test_nothing_is_lost_where_the_server_dies_or_stands_still() -> None:
     points, _, _ = run("s3_faults", "--quick", "--no-postgres", timeout_s=280)
