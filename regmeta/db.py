@@ -266,12 +266,11 @@ class Database:
 def _commit(connection: Connection) -> None:
     try:
         connection.commit()
-    except Exception:
-        raise
-    except BaseException:
-        # Interrupted just before it was said. SQLAlchemy takes the transaction for ended, and would give the
-        # connection back as it is: whoever got it next would commit this as well.
-        connection.invalidate()
+    except BaseException as error:
+        if not isinstance(error, Exception):
+            # Interrupted just before it was said. SQLAlchemy takes the transaction for ended, and would give
+            # the connection back as it is: whoever got it next would commit this as well.
+            connection.invalidate()
         raise
 
 

@@ -95,3 +95,14 @@ def twins(
         with closing(open_parts(settings)[0]) as database, closing(open_parts(settings)[1]) as store:
             assert_consistent(database, store)
     postgres.drop(name)
+
+
+@pytest.fixture
+def other_url(backend: str, postgres: Postgres, tmp_path: Path) -> Iterator[str]:
+    """An empty database of the kind that the registry's is not."""
+    if backend == "postgresql":
+        yield f"sqlite:///{tmp_path / 'new.db'}"
+        return
+    name = postgres.create(migrated=False)
+    yield postgres.url(name)
+    postgres.drop(name)

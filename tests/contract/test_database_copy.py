@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from contextlib import closing, nullcontext
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,6 @@ from regmeta.db import Database
 from regmeta.errors import DatabaseMoved, Refused
 from regmeta.ingest.favorites import set_favorite
 from regmeta.ingest.tags import remove_tag, set_tag
-from regmeta.maintain.database_copy.run import Copied
 from regmeta.maintain.feed import prune_events
 from regmeta.maintain.progress import NoProgress
 from regmeta.maintain.search import check_search
@@ -29,6 +28,7 @@ from regmeta.settings import Settings
 from tests.builders import AMD64, ARM64, LayoutBuilder, digest_of
 from tests.support import ddl
 from tests.support.consistency import assert_consistent
+from tests.support.database_copies import at, copy
 from tests.support.logical_dump import logical_dump
 from tests.support.postgres import Postgres
 from tests.support.registry import change, commit_one, open_parts, rows, scalar
@@ -63,14 +63,6 @@ def filled(writing: Writing, builder: LayoutBuilder, layout: Path, settings: Set
     set_favorite(writing.database, "ann", "star", "app")
     change(writing.database, "DELETE FROM gc_tasks")  # ids that were given out
     return settings
-
-
-def copy(settings: Settings, url: str) -> Copied:
-    return database_copy.copy(settings, url, lambda: nullcontext(NoProgress()))
-
-
-def at(settings: Settings, url: str) -> Settings:
-    return msgspec.structs.replace(settings, database=url)
 
 
 def plain(database: Database) -> dict[str, list[tuple[Any, ...]]]:

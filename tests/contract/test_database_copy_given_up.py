@@ -2,48 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import closing, nullcontext, suppress
 from pathlib import Path
 
-import msgspec
 import pytest
 
-from regmeta import app, failpoints
+from regmeta import app
 from regmeta.app import Writing, database_copy
 from regmeta.db import Database
 from regmeta.errors import Contention, Error
 from regmeta.maintain.progress import NoProgress
 from regmeta.settings import Settings
 from tests.builders import LayoutBuilder
-from tests.support.postgres import Postgres
+from tests.support.database_copies import at, copy, stop_at
 from tests.support.registry import change, commit_one, rows, tags
 
 pytestmark = pytest.mark.inconsistent
-
-
-class Stopped(Exception):
-    """What a test stops a run by."""
-
-
-@pytest.fixture
-def other_url(backend: str, postgres: Postgres, tmp_path: Path) -> Iterator[str]:
-    """An empty database of the other kind."""
-    if backend == "postgresql":
-        yield f"sqlite:///{tmp_path / 'new.db'}"
-        return
-    name = postgres.create(migrated=False)
-    yield postgres.url(name)
-    postgres.drop(name)
-
-
-def stop_at(settings: Settings, url: str, point: str) -> None:
-    def handler(name: str) -> None:
-        if name == point:
-            raise Stopped(point)
-
-    with failpoints.armed(handler), pytest.raises(Stopped):
-        database_copy.copy(settings, url, lambda: nullcontext(NoProgress()))
 
 
 def opens(settings: Settings) -> bool:
@@ -61,8 +35,8 @@ def test_tables_that_were_empty_then_are_not_taken_for_copied(
     with app.open_for_writing(settings) as writing:
         commit_one(writing, builder, builder.image([builder.layer(b"new")]), layout, tag="v1")
     with suppress(Error):  # to refuse that database is as good
-        database_copy.copy(settings, other_url, lambda: nullcontext(NoProgress()))
-    new = msgspec.structs.replace(settings, database=other_url)
+        copy(settings, other_url)
+    new = at(settings, other_url)
     named = new if opens(new) else settings
     with app.open_for_writing(named) as writing:
         assert set(tags(writing.database)) == {"v1"}
@@ -97,7 +71,7 @@ def test_run_that_was_given_up_brings_no_old_rows_into_the_next_one(
         database_copy.copy(settings, other_url, lambda: nullcontext(shown))
     assert shown.was_given_up
     with suppress(Error):
-        database_copy.copy(settings, other_url, lambda: nullcontext(NoProgress()))
-    new = msgspec.structs.replace(settings, database=other_url)
+        copy(settings, other_url)
+    new = at(settings, other_url)
     with closing(Database(new.database if opens(new) else settings.database)) as database:
         assert set(rows(database, "SELECT state FROM blobs")) == {("damaged",)}

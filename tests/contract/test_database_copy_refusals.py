@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import closing, nullcontext
 from pathlib import Path
 
-import msgspec
 import pytest
 
 from regmeta import app
@@ -27,14 +26,11 @@ from regmeta.maintain.database_copy import freeze
 from regmeta.maintain.progress import NoProgress
 from regmeta.settings import Settings
 from tests.builders import LayoutBuilder
+from tests.support.database_copies import at, copy
 from tests.support.postgres import Postgres
 from tests.support.registry import change, commit_one, scalar, settings_of
 
 pytestmark = pytest.mark.inconsistent
-
-
-def copy(settings: Settings, url: str) -> None:
-    database_copy.copy(settings, url, lambda: nullcontext(NoProgress()))
 
 
 @pytest.fixture
@@ -84,7 +80,7 @@ def test_database_that_has_rows_is_refused(filled: Settings, server_url: str) ->
 
 def test_database_that_was_moved_from_before_is_refused(filled: Settings, server_url: str) -> None:
     copy(filled, server_url)
-    moved = msgspec.structs.replace(filled, database=server_url)
+    moved = at(filled, server_url)
     with pytest.raises(Refused, match="its rows are old: make an empty database"):
         copy(moved, filled.database)
     with app.open_for_writing(moved):
@@ -101,7 +97,7 @@ def test_empty_database_of_an_older_release_is_brought_up(filled: Settings, serv
     with closing(Database(server_url)) as database:
         schema.upgrade(database, app.migrations_folder(), "0003")
     copy(filled, server_url)
-    with app.open_for_writing(msgspec.structs.replace(filled, database=server_url)):
+    with app.open_for_writing(at(filled, server_url)):
         pass
 
 
@@ -171,9 +167,9 @@ def test_server_that_goes_away_in_the_middle_stops_the_copy_and_the_next_run_goe
     cut = Cut(postgres, name, "comparing: tags" if is_file else "rows: tags")
     with pytest.raises(Unavailable):
         database_copy.copy(filled, target, lambda: nullcontext(cut))
-    done = database_copy.copy(filled, target, lambda: nullcontext(NoProgress()))
+    done = copy(filled, target)
     assert "manifests" in done.resumed
-    with app.open_for_writing(msgspec.structs.replace(filled, database=target)):
+    with app.open_for_writing(at(filled, target)):
         pass
 
 

@@ -6,11 +6,9 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from contextlib import closing, nullcontext, suppress
 from pathlib import Path
 
-import msgspec
 import pytest
 
 from regmeta import app, failpoints
@@ -19,32 +17,16 @@ from regmeta.db import Database
 from regmeta.errors import DatabaseMoved, Error, IdentityMismatch, Refused
 from regmeta.ingest.tags import remove_tag, set_tag
 from regmeta.maintain.database_copy import freeze
-from regmeta.maintain.database_copy.run import Copied
 from regmeta.maintain.progress import NoProgress
 from regmeta.settings import Settings
 from tests.builders import LayoutBuilder, digest_of
 from tests.support import ddl
 from tests.support.consistency import assert_consistent
+from tests.support.database_copies import at, copy, stop_at
 from tests.support.logical_dump import logical_dump
-from tests.support.postgres import Postgres
 from tests.support.registry import change, commit_one, counts, open_parts, rows, scalar, tags
 
 pytestmark = pytest.mark.inconsistent
-
-
-class Stopped(Exception):
-    """What a test stops a run by."""
-
-
-@pytest.fixture
-def other_url(backend: str, postgres: Postgres, tmp_path: Path) -> Iterator[str]:
-    """An empty database of the other kind."""
-    if backend == "postgresql":
-        yield f"sqlite:///{tmp_path / 'new.db'}"
-        return
-    name = postgres.create(migrated=False)
-    yield postgres.url(name)
-    postgres.drop(name)
 
 
 @pytest.fixture
@@ -53,28 +35,6 @@ def filled(writing: Writing, builder: LayoutBuilder, layout: Path, settings: Set
     commit_one(writing, builder, image, layout, tag="v1")
     set_tag(writing.writer, "app", "v2", digest_of(image))
     return settings
-
-
-def copy(settings: Settings, url: str) -> Copied:
-    return database_copy.copy(settings, url, lambda: nullcontext(NoProgress()))
-
-
-def at(settings: Settings, url: str) -> Settings:
-    return msgspec.structs.replace(settings, database=url)
-
-
-def stop_at(settings: Settings, url: str, point: str, number: int = 1) -> None:
-    """Copy until a point is reached for the *number*-th time."""
-    left = number
-
-    def handler(name: str) -> None:
-        nonlocal left
-        left -= name == point
-        if name == point and left == 0:
-            raise Stopped(point)
-
-    with failpoints.armed(handler), pytest.raises(Stopped):
-        copy(settings, url)
 
 
 def opens_for_writing(settings: Settings) -> bool:
