@@ -56,6 +56,7 @@ class Notes:
 
     def __init__(self) -> None:
         self._map = mmap.mmap(-1, NOTES_BYTES)
+        self._position = _LENGTH.size  # of the first that new() has not given
 
     def add(self, kind: str, value: object) -> None:
         """Add one note. It is there from one moment to the next."""
@@ -67,12 +68,22 @@ class Notes:
 
     def read(self) -> Iterator[tuple[str, Any]]:
         """Give all notes."""
-        position, end = _LENGTH.size, _LENGTH.size + self._used()
+        return (note for note, _ in self._from(_LENGTH.size))
+
+    def new(self) -> Iterator[tuple[str, Any]]:
+        """Give those that were added since the last call."""
+        for note, position in self._from(self._position):
+            self._position = position
+            yield note
+
+    def _from(self, position: int) -> Iterator[tuple[tuple[str, Any], int]]:
+        """Give the notes from a position on, each with the position of the next one."""
+        end = _LENGTH.size + self._used()
         while position < end:
             (length,) = _LENGTH.unpack(self._map[position : position + _LENGTH.size])
-            position += _LENGTH.size
-            yield pickle.loads(self._map[position : position + length])
-            position += length
+            start = position + _LENGTH.size
+            position = start + length
+            yield pickle.loads(self._map[start:position]), position
 
     def close(self) -> None:
         """Give the memory back."""

@@ -11,7 +11,6 @@ program of its own (``python -m tests.crash.harness.fleet``), which prints what 
 from __future__ import annotations
 
 import json
-import mmap
 import os
 import random
 import shutil
@@ -28,20 +27,20 @@ from typing import Any, Final
 from uuid import uuid4
 
 from regmeta import app
-from tests.crash.harness import fleet_end, fleet_workers
-from tests.crash.harness.children import Mutate, run_child
+from tests.crash.harness import conducting, fleet_end, fleet_workers
+from tests.crash.harness.children import Mutate, Notes, run_child
+from tests.crash.harness.conducting import Conductor, Worker
 from tests.crash.harness.fleet_images import Gallery, make_gallery
 from tests.crash.harness.fleet_servers import Servers
-from tests.crash.harness.fleet_workers import HOSTS, LEASE_S, FleetWork, Told, settings_on
+from tests.crash.harness.fleet_workers import AWAY_S, HOSTS, LEASE_S, FleetWork, settings_on
 from tests.crash.harness.places import MEMORY, _import_everything
-from tests.crash.harness.workers import Fault, Tag, Value
+from tests.crash.harness.workers import Fault, Tag, Value, be_worker, is_commit
 from tests.support.seaweed_server import BUCKET
 
 PUSHERS: Final = 8
 KINDS: Final = {"pusher": PUSHERS, "collector": 2, "verifier": 1}
 DRAIN_S: Final = 90.0
 SAY_EVERY_S: Final = 20.0
-COMMITS: Final = ("ingest", "tags", "collect", "collect_blobs")
 STOPS_AT: Final = ("reserve.committed", "bucket.published", "bucket.record_put", "ingest.committing")
 AHEAD: Final = 1.1  # harm is so much ahead of the work
 ROOT: Final = Path(__file__).parents[3]
@@ -68,22 +67,14 @@ SMALL: Final = Size(16, 2, 60, kills=2, freezes=1, backends=1, servers=1, server
 
 
 @dataclass
-class Figures:
+class Figures(conducting.Figures):
     """What happened."""
 
     images: int = 0  # that were acknowledged
-    kills: int = 0
-    kills_in_commit: int = 0
-    freezes: int = 0
     backends: int = 0
     servers: int = 0
-    collected_blobs: int = 0
     deleted_objects: int = 0
-    commits: int = 0
-    acknowledged: int = 0
-    unknown: int = 0  # operations that were cut off by a death
     seconds: float = 0.0
-    notes: Counter[str] = field(default_factory=Counter)
     told: Counter[str] = field(default_factory=Counter)  # what was given up, by the class of the error
     to_servers: Counter[str] = field(default_factory=Counter)
 
@@ -152,22 +143,12 @@ def fleet(size: Size, *, seed: int = 7, mutate: Mutate = None) -> tuple[Figures,
 # --- conductor --------------------------------------------------------------------------------
 
 
-@dataclass
-class _Worker:
-    work: FleetWork
-    pid: int
-    notes: Told
-    awake_at_s: float | None = None  # frozen until then
-    is_freezing: bool = False  # by the conductor, at any moment; not by itself, at a step
-    in_commit: str = ""
-    under_way: dict[Tag, int] = field(default_factory=dict)  # where in the tag's log it stands
-
-
-class _Conductor:
+class _Conductor(Conductor):
     def __init__(
         self, servers: Servers, folder: Path, gallery: Gallery, rng: random.Random, mutate: Mutate
     ) -> None:
         self.figures = Figures()
+        super().__init__(self.figures, rng, mutate, lease_s=LEASE_S, drain_s=DRAIN_S)
         self.failures: list[tuple[str, str]] = []
         self.expected: dict[Tag, frozenset[Value]] = {
             each.tag: frozenset([None]) for each in gallery.pictures
@@ -177,12 +158,7 @@ class _Conductor:
         self._servers = servers
         self._folder = folder
         self._gallery = gallery
-        self._rng = rng
-        self._mutate = mutate
         self._store = f"s3://{BUCKET}/fleet-{uuid4().hex}"
-        self._workers: list[_Worker] = []
-        self._is_over = mmap.mmap(-1, mmap.PAGESIZE)
-        self._seed = rng.randrange(2**32)
         self._size = SMALL
 
     def settings(self, actor: str, host: int) -> Any:
@@ -219,7 +195,7 @@ class _Conductor:
         try:
             for kind, count in KINDS.items():
                 for number in range(count):
-                    self._start(kind, number)
+                    self.start(kind, number)
             while (now_s := time.monotonic()) < began_s + size.most_s:
                 self._count()
                 self._say(now_s - began_s)
@@ -228,16 +204,14 @@ class _Conductor:
                 for harm in harms:
                     harm.tend(now_s, self._rng, self._progress())
                 self._servers.tend()
-                self._tend(restart=True)
+                self.tend(restart=True)
                 time.sleep(0.01)
             self.figures.seconds = time.monotonic() - began_s
             self._servers.mend()
-            self._drain()
+            self.drain()
             self._count()
         finally:
-            for worker in self._workers:
-                os.kill(worker.pid, signal.SIGKILL)
-                os.waitpid(worker.pid, 0)
+            self.kill_all()
 
     def _say(self, elapsed_s: float) -> None:
         """Say how far it has come, now and then."""
@@ -270,10 +244,7 @@ class _Conductor:
         os.kill(self._rng.choice(self._workers).pid, signal.SIGKILL)
 
     def _freeze_one(self) -> None:
-        worker = self._rng.choice(self._workers)
-        if worker.awake_at_s is None:
-            worker.is_freezing = True
-            os.kill(worker.pid, signal.SIGSTOP)
+        self.freeze(self._rng.choice(self._workers))
 
     def _kill_bucket(self) -> None:
         self._servers.kill_bucket(self._rng.uniform(0.0, 1.5))
@@ -290,20 +261,12 @@ class _Conductor:
             prefix = self._rng.choice(STOPS_AT)
             return Fault("stop", lambda name: name == prefix, self._rng.randint(1, 8))
         delay_s = self._rng.choice((None, None, self._rng.uniform(0, 0.003)))
-        return Fault("kill", _is_commit, self._rng.randint(1, 6), delay_s)
+        return Fault("kill", is_commit, self._rng.randint(1, 6), delay_s)
 
     # --- processes --------------------------------------------------------------------------------
 
-    def _drain(self) -> None:
-        self._is_over[0] = 1
-        deadline_s = time.monotonic() + DRAIN_S
-        while self._workers and time.monotonic() < deadline_s:
-            self._tend(restart=False)
-            time.sleep(0.01)
-        for worker in self._workers:
-            self._fail("error", worker.work.name, f"did not end within {DRAIN_S:g} s")
-
-    def _start(self, kind: str, number: int) -> None:
+    def start(self, kind: str, number: int) -> None:
+        """Start a process on its host."""
         self._seed += 1
         mine = self._gallery.pictures[:0]
         if kind == "pusher":
@@ -320,64 +283,22 @@ class _Conductor:
             {each.tag: self.expected[each.tag] for each in mine},
             mine,
         )
-        notes = Told()
+        notes = Notes()
         pid = os.fork()
         if pid == 0:
-            fleet_workers.be_worker(work, notes, self._mutate)
-        self._workers.append(_Worker(work, pid, notes))
+            be_worker(work, notes, self._mutate, fleet_workers.WORK, away_s=AWAY_S)
+        self._workers.append(Worker(work, pid, notes))
 
-    def _tend(self, *, restart: bool) -> None:
-        now_s = time.monotonic()
-        for worker in list(self._workers):
-            if worker.awake_at_s is not None and worker.awake_at_s <= now_s:
-                worker.awake_at_s = None
-                os.kill(worker.pid, signal.SIGCONT)
-            pid, status = os.waitpid(worker.pid, os.WNOHANG | os.WUNTRACED)
-            self._listen(worker)
-            if pid == 0:
-                continue
-            if os.WIFSTOPPED(status):
-                self.figures.freezes += 1
-                least_s = 0.05 if worker.is_freezing else LEASE_S
-                worker.awake_at_s = now_s + self._rng.uniform(least_s, 2 * LEASE_S)
-                worker.is_freezing = False
-                continue
-            self._workers.remove(worker)
-            self._bury(worker, status)
-            if restart:
-                self._start(worker.work.kind, worker.work.number)
-
-    def _bury(self, worker: _Worker, status: int) -> None:
-        worker.notes.close()
-        self.figures.unknown += len(worker.under_way)
-        if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL:
-            self.figures.kills += 1
-            self.figures.kills_in_commit += _is_commit(f"{worker.in_commit}.committing")
-        elif os.waitstatus_to_exitcode(status) != 0:
-            self._fail("error", worker.work.name, f"ended by status {status:#x}")
-
-    # --- what workers say -------------------------------------------------------------------------
-
-    def _listen(self, worker: _Worker) -> None:
-        for kind, value in worker.notes.new():
-            self.figures.notes[kind] += 1
-            act: Callable[[_Worker, Any], None] | None = getattr(self, f"_on_{kind.replace(' ', '_')}", None)
-            if act is not None:
-                act(worker, value)
-
-    def _on_point(self, worker: _Worker, name: str) -> None:
-        operation, _, step = name.rpartition(".")
-        worker.in_commit = operation if step == "committing" else ""
-        self.figures.commits += step == "committed" and operation in ("ingest", "tags")
-
-    def _on_begin(self, worker: _Worker, wanted: dict[Tag, Value]) -> None:
+    def on_begin(self, worker: Worker, wanted: dict[Tag, Value]) -> None:
+        """What it may be is one more, and its log has an entry without an answer."""
         worker.under_way = {}
         for tag, value in wanted.items():
             self.expected[tag] |= {value}
             worker.under_way[tag] = len(self.logs[tag])
             self.logs[tag].append((value, False))
 
-    def _on_done(self, worker: _Worker, fact: tuple[Tag, Value]) -> None:
+    def on_done(self, worker: Worker, fact: tuple[Tag, Value]) -> None:
+        """What it must be is known, and the entry has its answer."""
         tag, value = fact
         at = worker.under_way.pop(tag)
         self.logs[tag][at] = (value, True)
@@ -386,29 +307,16 @@ class _Conductor:
         if value is not None:
             self._pushed.add(tag)
 
-    def _on_collected(self, _: _Worker, blobs: int) -> None:
-        self.figures.collected_blobs += blobs
-
-    def _on_deleted(self, _: _Worker, objects: int) -> None:
+    def on_deleted(self, _: Worker, objects: int) -> None:
+        """Objects were deleted."""
         self.figures.deleted_objects += objects
 
-    def _on_gave_up(self, _: _Worker, told: str) -> None:
+    def on_gave_up(self, _: Worker, told: str) -> None:
+        """Counted by the class of the error."""
         self.figures.told[told.partition(":")[0]] += 1
 
-    def _on_contention(self, worker: _Worker, told: str) -> None:
-        self._fail("error", worker.work.name, f"contention was not waited out: {told}")
-
-    def _on_lost(self, worker: _Worker, told: str) -> None:
-        self._fail("lost", worker.work.name, told)
-
-    def _on_broken(self, worker: _Worker, told: str) -> None:
-        self._fail("partial", worker.work.name, told)
-
-    def _on_end(self, worker: _Worker, told: str) -> None:
-        if told:
-            self._fail("error", worker.work.name, told)
-
-    def _fail(self, kind: str, who: str, told: str) -> None:
+    def fail(self, kind: str, who: str, told: str) -> None:
+        """Note a failure once."""
         failure = (kind, f"{who}: {told}")
         if failure not in self.failures:
             self.failures.append(failure)
@@ -431,11 +339,6 @@ class _Harm:
         if self._at_s is not None and self._done() <= AHEAD * self._wanted * progress:
             self._act()
         self._at_s = now_s + rng.uniform(0.5, 1.5) * self._every_s
-
-
-def _is_commit(point: str) -> bool:
-    operation, _, step = point.rpartition(".")
-    return step == "committing" and operation in COMMITS
 
 
 def main(size: Size, seed: int) -> None:

@@ -7,33 +7,34 @@ themselves at a step that was drawn for them. Each tag has one owner, so what it
 
 from __future__ import annotations
 
-import mmap
 import os
 import random
 import signal
 import time
-from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 import msgspec
 
 from regmeta import app
+from tests.crash.harness import conducting
 from tests.crash.harness.children import Mutate, Notes, run_child
+from tests.crash.harness.conducting import Conductor, Worker
 from tests.crash.harness.places import Arena, Place
 from tests.crash.harness.report import Failure, Result, measured
 from tests.crash.harness.soak_end import settle
 from tests.crash.harness.soak_images import Material, make_material
 from tests.crash.harness.workers import (
-    COMMITS,
     LEASE_S,
     PUSHERS,
+    WORK,
     Fault,
     Tag,
     Value,
     Work,
     be_worker,
+    is_commit,
     own_tags,
 )
 
@@ -62,17 +63,8 @@ SMALL: Final = Size(3, 30, kills=8, kills_in_commit=1, commits=20, collected_blo
 
 
 @dataclass
-class Figures:
+class Figures(conducting.Figures):
     """What happened."""
-
-    kills: int = 0
-    kills_in_commit: int = 0
-    freezes: int = 0
-    commits: int = 0
-    collected_blobs: int = 0
-    acknowledged: int = 0
-    unknown: int = 0  # operations that were cut off by a death
-    notes: Counter[str] = field(default_factory=Counter)  # what workers said, by kind
 
     def reached(self, size: Size) -> bool:
         """Tell whether all minimums are reached."""
@@ -137,19 +129,7 @@ def _initialise(place: Place) -> None:
 # --- conductor --------------------------------------------------------------------------------
 
 
-@dataclass
-class _Worker:
-    work: Work
-    pid: int
-    notes: Notes
-    read: int = 0  # notes that were looked at
-    awake_at_s: float | None = None  # frozen until then
-    is_freezing: bool = False  # by the conductor, at any moment; not by itself, at a step
-    in_commit: str = ""  # the commit that it is in
-    under_way: dict[Tag, Value] = field(default_factory=dict)
-
-
-class _Conductor:
+class _Conductor(Conductor):
     def __init__(
         self,
         place: Place,
@@ -160,18 +140,14 @@ class _Conductor:
         stops_again: bool,
     ) -> None:
         self.figures = Figures()
+        super().__init__(self.figures, rng, mutate, lease_s=LEASE_S, drain_s=DRAIN_S)
         self.expected: dict[Tag, frozenset[Value]] = {
             tag: frozenset([None]) for pusher in range(PUSHERS) for tag in own_tags(pusher)
         }
         self._place = place
         self._material = material
         self._result = result
-        self._rng = rng
-        self._mutate = mutate
         self._stops_again = stops_again
-        self._workers: list[_Worker] = []
-        self._is_over = mmap.mmap(-1, mmap.PAGESIZE)
-        self._seed = rng.randrange(2**32)
 
     def run(self, size: Size) -> None:
         """Let them work, kill and freeze them; then let them come to their end."""
@@ -180,7 +156,7 @@ class _Conductor:
         try:
             for kind, count in KINDS.items():
                 for number in range(count):
-                    self._start(kind, number)
+                    self.start(kind, number)
             while (now_s := time.monotonic()) < began_s + size.most_s:
                 if now_s >= began_s + size.least_s and self.figures.reached(size):
                     break
@@ -190,17 +166,15 @@ class _Conductor:
                     pause_s = 0.5 if self.figures.kills < size.kills else 2.0
                     kill_at_s = now_s + self._rng.uniform(0.6, 1.4) * pause_s
                 if now_s >= freeze_at_s:
-                    self._freeze(self._rng.choice(self._workers))
+                    self.freeze(self._rng.choice(self._workers))
                     freeze_at_s = now_s + self._rng.uniform(0.3, 1.0)
-                self._tend(restart=True)
+                self.tend(restart=True)
                 time.sleep(0.01)
-            self._drain()
+            self.drain()
         finally:
-            for worker in self._workers:
-                os.kill(worker.pid, signal.SIGKILL)
-                os.waitpid(worker.pid, 0)
+            self.kill_all()
 
-    def _victims(self) -> list[_Worker]:
+    def _victims(self) -> list[Worker]:
         inside = self.figures.kills_in_commit
         if self.figures.kills - inside < KILLS_ELSEWHERE * inside + KILLS_AT_FIRST:
             return self._workers
@@ -208,16 +182,8 @@ class _Conductor:
         others = [w for w in self._workers if w.work.fault is None or w.work.fault.action != "kill"]
         return others or self._workers
 
-    def _drain(self) -> None:
-        self._is_over[0] = 1
-        deadline_s = time.monotonic() + DRAIN_S
-        while self._workers and time.monotonic() < deadline_s:
-            self._tend(restart=False)
-            time.sleep(0.01)
-        for worker in self._workers:
-            self._fail("error", worker.work.name, f"did not end within {DRAIN_S:g} s")
-
-    def _start(self, kind: str, number: int) -> None:
+    def start(self, kind: str, number: int) -> None:
+        """Start a process."""
         self._seed += 1
         tags = own_tags(number) if kind == "pusher" else []
         work = Work(
@@ -234,8 +200,8 @@ class _Conductor:
         notes = Notes()
         pid = os.fork()
         if pid == 0:
-            be_worker(work, notes, self._mutate)
-        self._workers.append(_Worker(work, pid, notes))
+            be_worker(work, notes, self._mutate, WORK)
+        self._workers.append(Worker(work, pid, notes))
 
     def _fault(self, kind: str) -> Fault | None:
         draw = self._rng.random()
@@ -247,107 +213,37 @@ class _Conductor:
             number = self._rng.randint(1, 8)
             return Fault("stop", lambda name: name.startswith(prefix), number, again=always)
         delay_s = self._rng.choice((None, None, self._rng.uniform(0, 0.001)))
-        return Fault("kill", _is_commit, self._rng.randint(1, 4), delay_s)
+        return Fault("kill", is_commit, self._rng.randint(1, 4), delay_s)
 
-    def _freeze(self, worker: _Worker) -> None:
-        if worker.awake_at_s is None:
-            worker.is_freezing = True
-            os.kill(worker.pid, signal.SIGSTOP)
-
-    def _tend(self, *, restart: bool) -> None:
-        now_s = time.monotonic()
-        for worker in list(self._workers):
-            if worker.awake_at_s is not None and worker.awake_at_s <= now_s:
-                worker.awake_at_s = None
-                os.kill(worker.pid, signal.SIGCONT)
-            pid, status = os.waitpid(worker.pid, os.WNOHANG | os.WUNTRACED)
-            self._listen(worker)
-            if pid == 0:
-                continue
-            if os.WIFSTOPPED(status):
-                self.figures.freezes += 1
-                # At any moment may be inside a commit, where all others have to wait.
-                least_s = 0.05 if worker.is_freezing else LEASE_S
-                worker.awake_at_s = now_s + self._rng.uniform(least_s, 2 * LEASE_S)
-                worker.is_freezing = False
-                continue
-            self._workers.remove(worker)
-            self._bury(worker, status)
-            if restart:
-                self._start(worker.work.kind, worker.work.number)
-
-    def _bury(self, worker: _Worker, status: int) -> None:
-        worker.notes.close()
-        self.figures.unknown += len(worker.under_way)
-        if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL:
-            self.figures.kills += 1
-            is_in_commit = _is_commit(f"{worker.in_commit}.committing")
-            self.figures.kills_in_commit += is_in_commit
-            where = f"{worker.in_commit}.committing" if is_in_commit else "elsewhere"
+    def bury(self, worker: Worker, status: int) -> None:
+        """Count how a process has ended, and note where it was killed."""
+        kills, inside = self.figures.kills, self.figures.kills_in_commit
+        super().bury(worker, status)
+        if self.figures.kills > kills:
+            is_inside = self.figures.kills_in_commit > inside
+            where = f"{worker.in_commit}.committing" if is_inside else "elsewhere"
             self._result.add(f"{self._place.backend} {worker.work.name} {where}", killed=True, failures=())
-        elif os.waitstatus_to_exitcode(status) != 0:
-            self._fail("error", worker.work.name, f"ended by status {status:#x}")
 
-    # --- what workers say ---------------------------------------------------------------------
-
-    def _listen(self, worker: _Worker) -> None:
-        for number, (kind, value) in enumerate(worker.notes.read()):
-            if number >= worker.read:
-                self.figures.notes[kind] += 1
-                getattr(self, f"_on_{kind.replace(' ', '_')}")(worker, value)
-                worker.read = number + 1
-
-    def _on_point(self, worker: _Worker, name: str) -> None:
-        operation, _, step = name.rpartition(".")
-        worker.in_commit = operation if step == "committing" else ""
-        if step == "committed":
-            self.figures.commits += operation in ("ingest", "tags")
-
-    def _on_begin(self, worker: _Worker, wanted: dict[Tag, Value]) -> None:
+    def on_begin(self, worker: Worker, wanted: dict[Tag, Value]) -> None:
+        """What it may be is one more."""
         worker.under_way = dict(wanted)
         for tag, value in wanted.items():
             self.expected[tag] |= {value}
 
-    def _on_done(self, worker: _Worker, fact: tuple[Tag, Value]) -> None:
+    def on_done(self, worker: Worker, fact: tuple[Tag, Value]) -> None:
+        """What it must be is known."""
         tag, value = fact
         worker.under_way.pop(tag, None)
         self.expected[tag] = frozenset([value])
         self.figures.acknowledged += 1
 
-    def _on_collected(self, _: _Worker, blobs: int) -> None:
-        self.figures.collected_blobs += blobs
-
-    def _on_swept(self, worker: _Worker, buried: int) -> None: ...
-
-    def _on_went_back(self, worker: _Worker, digests: int) -> None: ...
-
-    def _on_verified(self, worker: _Worker, told: str) -> None: ...
-
-    def _on_moved(self, worker: _Worker, tag: str) -> None: ...
-
-    def _on_gave_up(self, worker: _Worker, told: str) -> None:
+    def on_gave_up(self, worker: Worker, told: str) -> None:
+        """Only a verifier may be in the way of who deletes."""
         if worker.work.kind != "verifier":
             self._result.notes.append(f"{worker.work.name}: {told}")
 
-    def _on_contention(self, worker: _Worker, told: str) -> None:
-        self._fail("error", worker.work.name, f"contention was not waited out: {told}")
-
-    def _on_lost(self, worker: _Worker, told: str) -> None:
-        self._fail("lost", worker.work.name, told)
-
-    def _on_broken(self, worker: _Worker, told: str) -> None:
-        self._fail("partial", worker.work.name, told)
-
-    def _on_end(self, worker: _Worker, told: str) -> None:
-        if told:
-            self._fail("error", worker.work.name, told)
-
-    def _fail(self, kind: str, who: str, told: str) -> None:
+    def fail(self, kind: str, who: str, told: str) -> None:
+        """Note a failure once: what is gone is found again and again."""
         failure = Failure(kind, f"{self._place.backend} {who}", told)
-        if failure not in self._result.failures:  # what is gone is found again and again
+        if failure not in self._result.failures:
             self._result.failures.append(failure)
-
-
-def _is_commit(point: str) -> bool:
-    operation, _, step = point.rpartition(".")
-    return step == "committing" and operation in COMMITS

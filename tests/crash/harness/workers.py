@@ -20,16 +20,17 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, TypeVar
 
-from regmeta.app import Writing, open_for_reading, open_for_writing
+from regmeta.app import Reading, Writing, open_for_reading, open_for_writing
 from regmeta.content.export import export
-from regmeta.errors import DamagedBlob, Error, Locked, LostReservation, NotFound
+from regmeta.errors import DamagedBlob, Error, Locked, LostReservation, NotFound, Unavailable
 from regmeta.failpoints import armed
 from regmeta.ingest.plan import ImageRequest, Lifetimes
 from regmeta.ingest.tags import remove_tag, set_tag
 from regmeta.maintain.collect.run import collect
 from regmeta.maintain.collect.sweep import sweep
+from regmeta.oci.descriptor import Descriptor
 from regmeta.oci.digest import Digest
 from regmeta.oci.names import Reference
 from regmeta.settings import Settings
@@ -95,23 +96,38 @@ class Work:
         return self.is_over[0] == 0
 
 
+W = TypeVar("W", bound=Work)
+Do = Callable[[W, Notes, random.Random], None]
+
+
 def own_tags(pusher: int) -> list[Tag]:
     """Return the tags that nobody else changes; two pushers share a repository."""
     return [(f"shared/{pusher % 2}", f"p{pusher}-{number}") for number in range(TAGS_OF_A_PUSHER)]
 
 
-def be_worker(work: Work, notes: Notes, mutate: Mutate) -> NoReturn:
-    """Do the work of one process, which ends with it."""
+def is_commit(point: str) -> bool:
+    """Tell whether a point is right before a commit that counts."""
+    operation, _, step = point.rpartition(".")
+    return step == "committing" and operation in COMMITS
+
+
+def be_worker(
+    work: W, notes: Notes, mutate: Mutate, work_of: Mapping[str, Do[W]], *, away_s: float = 0.0
+) -> NoReturn:
+    """Do the work of one process, which ends with it: *away_s* later where nothing could be opened."""
     try:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         logging.disable(logging.CRITICAL)
         _count_lost_reservations(notes)
         if mutate is not None:
             mutate()
         with armed(_points(work, notes)):
-            _WORK[work.kind](work, notes, random.Random(work.seed))
+            work_of[work.kind](work, notes, random.Random(work.seed))
         notes.add("end", "")
     except Error as error:
-        _give_up(notes, error)
+        give_up(notes, error)
+        if isinstance(error, Unavailable):
+            time.sleep(away_s)
         notes.add("end", "")
     except BaseException:  # noqa: BLE001
         notes.add("end", traceback.format_exc())
@@ -153,7 +169,8 @@ def _act(fault: Fault) -> None:
         threading.Timer(fault.delay_s, os.kill, (os.getpid(), what)).start()
 
 
-def _give_up(notes: Notes, error: Error) -> None:
+def give_up(notes: Notes, error: Error) -> None:
+    """Say that an operation ended with an error."""
     kind = "contention" if isinstance(error, Locked) else "gave up"
     notes.add(kind, f"{type(error).__name__}: {error}")
 
@@ -170,7 +187,7 @@ def _push(work: Work, notes: Notes, rng: random.Random) -> None:
             try:
                 pusher.step()
             except Error as error:
-                _give_up(notes, error)
+                give_up(notes, error)
 
 
 def _look_back(work: Work, notes: Notes, registry: Writing) -> None:
@@ -187,53 +204,37 @@ def _either(values: Collection[Value]) -> str:
     return " or ".join(map(str, values))
 
 
-class _Pusher:
-    """One process that imports and moves its own tags."""
+class Pusher:
+    """One process that brings images and removes tags; what it does not know of is not *known* any more."""
 
-    def __init__(
-        self, work: Work, notes: Notes, rng: random.Random, registry: Writing, known: dict[Tag, Value]
-    ) -> None:
-        self._work = work
+    def __init__(self, notes: Notes, registry: Writing, known: dict[Tag, Value]) -> None:
         self._notes = notes
-        self._rng = rng
         self._registry = registry
         self._known = known
 
-    def step(self) -> None:
-        """Do one operation; what its outcome is not known of is not *known* any more."""
-        tags = self._rng.sample(own_tags(self._work.number), TAGS_OF_A_PUSHER)
-        draw = self._rng.random()
-        if draw < 0.65:
-            self._import(tags[: self._rng.choice((1, 1, 2, 3))])
-        elif draw < 0.8:
-            self._remove(tags[0])
-        else:
-            self._move(tags[0], self._known.get(tags[1]))
-
-    def _import(self, tags: list[Tag]) -> None:
-        number = self._rng.randrange(LAYOUTS)
-        chosen = self._work.material.layouts[number]
-        wanted = dict(zip(tags, self._rng.sample(chosen, len(tags)), strict=True))
+    def bring(self, layout: Path, wanted: Mapping[Tag, Descriptor]) -> None:
+        """Import images of a layout under tags of this process."""
         self._begin({tag: str(of.digest) for tag, of in wanted.items()})
         with ExitStack() as stack:
-            source = open_source(str(self._work.material.folder / str(number)))
+            source = open_source(str(layout))
             stack.callback(source.close)
             requests = [ImageRequest(source, of, *tag) for tag, of in wanted.items()]
             for outcome in self._registry.registry.import_images(requests):
                 if outcome.error is not None:
-                    _give_up(self._notes, outcome.error)
+                    give_up(self._notes, outcome.error)
                     continue
                 repository, _, name = outcome.image.rpartition(":")
                 self._done((repository, name), str(outcome.digest))
 
-    def _remove(self, tag: Tag) -> None:
+    def remove(self, tag: Tag) -> None:
+        """Remove a tag of this process."""
         self._begin({tag: None})
         with suppress(NotFound):  # it is not there, which is what was wanted
             remove_tag(self._registry.writer, *tag)
         self._done(tag, None)
 
-    def _move(self, tag: Tag, value: Value) -> None:
-        """Point it at what another tag of this pusher names, which is therefore there."""
+    def move(self, tag: Tag, value: Value) -> None:
+        """Point it at what another tag of this process names, which is therefore there."""
         if value is None:
             return
         self._begin({tag: value})
@@ -250,6 +251,34 @@ class _Pusher:
         self._known[tag] = value
 
 
+class _Pusher(Pusher):
+    """Imports and moves its own tags."""
+
+    def __init__(
+        self, work: Work, notes: Notes, rng: random.Random, registry: Writing, known: dict[Tag, Value]
+    ) -> None:
+        super().__init__(notes, registry, known)
+        self._work = work
+        self._rng = rng
+
+    def step(self) -> None:
+        """Do one operation."""
+        tags = self._rng.sample(own_tags(self._work.number), TAGS_OF_A_PUSHER)
+        draw = self._rng.random()
+        if draw < 0.65:
+            self._import(tags[: self._rng.choice((1, 1, 2, 3))])
+        elif draw < 0.8:
+            self.remove(tags[0])
+        else:
+            self.move(tags[0], self._known.get(tags[1]))
+
+    def _import(self, tags: list[Tag]) -> None:
+        number = self._rng.randrange(LAYOUTS)
+        chosen = self._work.material.layouts[number]
+        wanted = dict(zip(tags, self._rng.sample(chosen, len(tags)), strict=True))
+        self.bring(self._work.material.folder / str(number), wanted)
+
+
 # --- collector --------------------------------------------------------------------------------
 
 
@@ -261,13 +290,13 @@ def _collect(work: Work, notes: Notes, rng: random.Random) -> None:
                 if rng.random() < 0.1:
                     notes.add("swept", sweep(registry.database, registry.store, LIFETIMES).buried)
             except Error as error:
-                _give_up(notes, error)
+                give_up(notes, error)
             time.sleep(rng.random() * 0.05)
 
 
 # --- verifier ---------------------------------------------------------------------------------
 
-_LIVE_TAGS: Final = (
+LIVE_TAGS: Final = (
     "SELECT t.id, r.name, t.name, t.manifest_digest FROM tags t"
     " JOIN repositories r ON r.id = t.repository_id WHERE t.ended_at IS NULL ORDER BY t.id"
 )
@@ -276,27 +305,31 @@ _LIVE_TAGS: Final = (
 def _verify(work: Work, notes: Notes, rng: random.Random) -> None:
     with open_for_reading(work.settings, check_store=True) as registry:
         while work.goes_on():
-            live = looking.rows(registry.database, _LIVE_TAGS)
-            if not live:
-                time.sleep(0.01)
-                continue
-            number, repository, name, raw = rng.choice(live)
-            digest = str(Digest.from_bytes(bytes(raw)))
-            target = work.folder / f"export-{os.getpid()}"
-            try:
-                reference = Reference.parse(f"{repository}@{digest}")
-                export(registry.database, registry.store, reference, open_export(str(target)))
-                wrong = _compare(work.material, target, digest)
-            except (NotFound, DamagedBlob) as error:
-                wrong = f"{type(error).__name__}: {error}"
-                after = looking.rows(registry.database, "SELECT ended_at FROM tags WHERE id = :of", of=number)
-                if after != [(None,)]:
-                    notes.add("moved", name)  # nothing kept the image while it was read
-                    continue
-            finally:
-                shutil.rmtree(target, ignore_errors=True)
-            notes.add("broken" if wrong else "verified", f"{repository}:{name}@{digest}: {wrong}")
+            verify_one(work, notes, rng, registry)
             time.sleep(0.005)  # two processors are shared by all
+
+
+def verify_one(work: Work, notes: Notes, rng: random.Random, registry: Reading) -> None:
+    """Read an image back, if there is one, and compare all its bytes."""
+    live = looking.rows(registry.database, LIVE_TAGS)
+    if not live:
+        return
+    number, repository, name, raw = rng.choice(live)
+    digest = str(Digest.from_bytes(bytes(raw)))
+    target = work.folder / f"export-{os.getpid()}"
+    try:
+        reference = Reference.parse(f"{repository}@{digest}")
+        export(registry.database, registry.store, reference, open_export(str(target)))
+        wrong = _compare(work.material, target, digest)
+    except (NotFound, DamagedBlob) as error:
+        wrong = f"{type(error).__name__}: {error}"
+        after = looking.rows(registry.database, "SELECT ended_at FROM tags WHERE id = :of", of=number)
+        if after != [(None,)]:
+            notes.add("moved", name)  # nothing kept the image while it was read
+            return
+    finally:
+        shutil.rmtree(target, ignore_errors=True)
+    notes.add("broken" if wrong else "verified", f"{repository}:{name}@{digest}: {wrong}")
 
 
 def _compare(material: Material, target: Path, root: str) -> str:
@@ -310,8 +343,4 @@ def _compare(material: Material, target: Path, root: str) -> str:
     )
 
 
-_WORK: Final[Mapping[str, Callable[[Work, Notes, random.Random], None]]] = {
-    "pusher": _push,
-    "collector": _collect,
-    "verifier": _verify,
-}
+WORK: Final[Mapping[str, Do[Work]]] = {"pusher": _push, "collector": _collect, "verifier": _verify}
