@@ -8,7 +8,6 @@ from regmeta.errors import UsageError
 from regmeta.settings import Settings, duration
 from regmeta.settings.object_store import is_bucket
 from regmeta.store import BlobStore
-from regmeta.store.bucket_options import MIB, BucketOptions
 
 
 def open_store(settings: Settings) -> BlobStore:
@@ -24,6 +23,7 @@ def open_store(settings: Settings) -> BlobStore:
         return FilesystemStore(settings.store)
     try:
         from regmeta.store.bucket import BucketStore
+        from regmeta.store.bucket_options import MIB, BucketOptions
     except ImportError as error:
         raise UsageError(f"{settings.store}: {error}: pip install 'regmeta[s3]'") from error
     given = settings.object_store

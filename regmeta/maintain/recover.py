@@ -29,15 +29,14 @@ its object; what nobody adopts the sweep finds.
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
 import sqlalchemy as sa
 
 from regmeta import db
-from regmeta.db import Database
 from regmeta.errors import StoreUnavailable
 from regmeta.ingest.reserve import bury
 from regmeta.ingest.retry import retried
@@ -50,17 +49,16 @@ from regmeta.store import BlobStore
 
 _log = logging.getLogger(__name__)
 
-_OWNERS: Final = sa.select(Intent.owner, Intent.host, sa.func.min(Intent.expires_at)).group_by(
-    Intent.owner, Intent.host
-)
+_OWNERS: Final = sa.select(
+    Intent.owner,
+    Intent.host,
+    (sa.func.min(Intent.expires_at) < sa.type_coerce(DatabaseClock(), UtcTime())).label("has_expired"),
+).group_by(Intent.owner, Intent.host)
 _OF_GONE: Final = (
     sa.delete(Intent).where(Intent.owner.in_(sa.bindparam("owners", expanding=True))).returning(Intent.key)
 )
 # One that is locked is just being committed, or given back: by a process that may stand still in the middle
 # of it, and nobody has to wait for that.
-_ANY_EXPIRED: Final = (
-    sa.select(Intent.id).where(Intent.expires_at < sa.type_coerce(DatabaseClock(), UtcTime())).limit(1)
-)
 _EXPIRED: Final = (
     sa.select(Intent.id)
     .where(Intent.expires_at < sa.bindparam("now"))
@@ -87,27 +85,24 @@ def recover(writer: Writer, store: BlobStore) -> RecoverReport:
     """
     with store.abandoned_stagings() as abandoned:
         lift_dead(writer.database, store, writer.host, abandoned)
-        gone = {*abandoned, *_vanished_owners(writer, store)}
+        with writer.database.read() as connection:
+            owners = connection.execute(_OWNERS).all()
+        gone = {*abandoned, *_vanished(owners, writer, store)}
         taken_back = 0
-        if gone or _any_expired(writer.database):
+        if gone or any(row.has_expired for row in owners):
             taken_back = _take_back(writer, store, gone)
     written = writer.snapshots.flush_outbox()
     return RecoverReport(len(abandoned), taken_back, written)
 
 
-def _vanished_owners(writer: Writer, store: BlobStore) -> set[UUID]:
-    with writer.database.read() as connection:
-        owners = connection.execute(_OWNERS).all()
+def _vanished(owners: Sequence[Any], writer: Writer, store: BlobStore) -> set[UUID]:
     return {
-        owner
-        for owner, host, _ in owners
-        if host == writer.host and owner != writer.staging.owner and not store.staging_exists(owner)
+        row.owner
+        for row in owners
+        if row.host == writer.host
+        and row.owner != writer.staging.owner
+        and not store.staging_exists(row.owner)
     }
-
-
-def _any_expired(database: Database) -> bool:
-    with database.read() as connection:
-        return connection.execute(_ANY_EXPIRED).first() is not None
 
 
 def _take_back(writer: Writer, store: BlobStore, owners: Collection[UUID]) -> int:

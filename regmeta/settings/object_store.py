@@ -9,7 +9,6 @@ import msgspec
 
 from regmeta.errors import UsageError
 from regmeta.settings.values import Count, duration
-from regmeta.store.bucket_options import is_endpoint
 
 SCHEMES: Final = ("s3", "gs", "az")
 _URL: Final = re.compile(
@@ -61,10 +60,13 @@ def check_object_store(store: str, settings: ObjectStore) -> None:
             raise UsageError(f"settings: object_store.{key}: {error}") from error
     if not duration(settings.read_timeout):
         raise UsageError("settings: object_store.read_timeout: no answer comes in no time")
-    if settings.endpoint and not is_endpoint(settings.endpoint):
-        raise UsageError(
-            f"settings: object_store.endpoint: {settings.endpoint[:200]!r} is no http(s) URL of a server"
-        )
+    if settings.endpoint:
+        from regmeta.store.bucket_options import is_endpoint  # only who has one waits for it
+
+        if not is_endpoint(settings.endpoint):
+            raise UsageError(
+                f"settings: object_store.endpoint: {settings.endpoint[:200]!r} is no http(s) URL of a server"
+            )
     if not is_bucket(store):
         return
     match = _URL.fullmatch(store)
