@@ -279,15 +279,13 @@ def queue_snapshot(connection: Connection, repository_id: int) -> None:
     _queue_snapshots(connection, [{"repository_id": repository_id, "revision": revision}])
 
 
+_NEWER_SNAPSHOT: Final = Conflict(("repository_id",), taken=("revision",))
+
+
 def _queue_snapshots(connection: Connection, outbox: list[dict[str, Any]]) -> None:
     if outbox:
         insert = inserting(connection, LayoutOutbox).values(queued_at=_NOW)
-        connection.execute(
-            insert.on_conflict_do_update(
-                index_elements=["repository_id"], set_={"revision": insert.excluded.revision}
-            ),
-            outbox,
-        )
+        connection.execute(upserted(insert, _NEWER_SNAPSHOT), outbox)
 
 
 def one_effect(connection: Connection, change: Change, source: str) -> None:
