@@ -31,7 +31,7 @@ from regmeta import errors, metrics, tracing
 from regmeta.failpoints import is_armed, reach
 from regmeta.models.base import DatabaseClock, UtcTime
 
-SCHEMA_HEAD: Final = "0005"
+SCHEMA_HEAD: Final = "0006"
 """The revision that this release works with; a test holds it against ``migrations/``."""
 COPYING: Final = "copying"
 """What stands for a revision in a database that ``regmeta db copy`` is filling."""

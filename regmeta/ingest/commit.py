@@ -328,8 +328,10 @@ def _repository(context: _Context, repository_id: int, name: str, images: Sequen
         [context.change.event("manifest.pushed", repository_id, digest=digest) for digest in new],
     )
     lifetimes = context.plan.lifetimes
+    times = {image.request.tag: image.request.times.tagged_at for image in images}
+    since = {tag: at for tag, at in times.items() if tag is not None and at is not None}
     context.tags_changed += move_tags(
-        connection, context.change, (repository_id, name), tags, ids, context.plan.tag_terms, known
+        connection, context.change, (repository_id, name), tags, ids, context.plan.tag_terms, known, since
     )
     untagged = {image.root for image in images if image.request.tag is None}.intersection(new)
     queue_manifests(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Literal, Protocol
 
 from regmeta.errors import Error
@@ -28,6 +28,18 @@ class Lifetimes:
 
 
 @dataclass(frozen=True, slots=True)
+class Times:
+    """When an image came to the registry that it is taken over from; what is not known is now.
+
+    A time in the future is not believed. A new manifest has its time of *pushed*. A tag points where it does
+    since *tagged_at*, unless its history here goes on for longer.
+    """
+
+    pushed: Mapping[Digest, datetime | None] = field(default_factory=dict)
+    tagged_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ImageRequest:
     """One image of a source, and where it is to go.
 
@@ -38,6 +50,7 @@ class ImageRequest:
     descriptor: Descriptor
     repository: str
     tag: str | None = None
+    times: Times = field(default_factory=Times)
 
     def __str__(self) -> str:
         return f"{self.repository}:{self.tag}" if self.tag else f"{self.repository}@{self.descriptor.digest}"
@@ -49,6 +62,7 @@ class PlannedManifest:
 
     document: Manifest | Index
     config: ImageConfig
+    pushed_at: datetime | None = None  # None: when it is committed
 
 
 @dataclass(frozen=True, slots=True)

@@ -120,7 +120,8 @@ def _read(tree: _Tree, descriptor: Descriptor, parent: Digest | None, depth: int
         config = _read_blobs(tree, document)
     _need(tree, descriptor, document.digest)
     tree.in_memory[descriptor.digest] = content
-    tree.manifests.append(PlannedManifest(document, config))
+    pushed_at = tree.request.times.pushed.get(descriptor.digest)
+    tree.manifests.append(PlannedManifest(document, config, pushed_at))
 
 
 def _check_wanted(tree: _Tree) -> None:

@@ -51,7 +51,7 @@ def manifest(
         "layer_count": len(image.layers) if image else None,
         "total_size_bytes": sum(blob.size_bytes for blob in image.blobs) if image else None,
         "chain_digest": chain[-1] if chain else None,
-        "pushed_at": now,
+        "pushed_at": now if planned.pushed_at is None else min(now, planned.pushed_at),
         "pushed_by": actor,
         "lease_until": lease_until,
     }

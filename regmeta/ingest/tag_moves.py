@@ -2,7 +2,8 @@
 
 A tag is a chain of intervals. The new one starts where the old one ends, at max(database clock after the
 lock, start of the last one + 1 us): neither a clock that goes back nor two moves in one tick can make an
-interval that ends before it starts.
+interval that ends before it starts. Who knows that the tag was moved earlier, elsewhere, takes the place of
+the clock in that.
 
 An immutable tag is made once: what would move or end one that is live is refused, after the lock.
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from types import MappingProxyType
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -101,11 +103,13 @@ def move_tags(
     manifest_ids: Mapping[Digest, int],
     terms: TagTerms,
     known: Known | None = None,
+    since: Mapping[str, datetime] = MappingProxyType({}),
 ) -> list[TagChange]:
     """Point tags at manifests; a tag that points there already is left as it is. Returns what changed.
 
     The caller lets the names be found, last of all (``ingest.searchable``). *known* is the answer to a
-    :class:`Question` about these tags that was asked behind the lock.
+    :class:`Question` about these tags that was asked behind the lock. *since* says of tags that they were
+    moved earlier than now.
 
     Raises:
         ImmutableTag: names those that may not be moved; nothing has happened.
@@ -127,7 +131,8 @@ def move_tags(
     ends, starts, changes = [], [], []
     for tag in moved:
         previous = live.get(tag)
-        at = max(now, previous.started_at + _TICK if previous else last_ends.get(tag, now))
+        moved_at = min(now, since.get(tag, now))
+        at = max(moved_at, previous.started_at + _TICK if previous else last_ends.get(tag, moved_at))
         if previous:
             ends.append({"of": previous.id, "at": at, "by": change.actor})
         starts.append(

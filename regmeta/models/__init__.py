@@ -7,11 +7,13 @@
 ``views``      what analysts query: stable names over the tables
 ``machinery``  what keeps rows and objects in step: intents, tombstones, outbox, queue, identity
 ``sync``       what is brought from other registries: runs, and the state of each image
+``adoption``   what is taken over from the storage of other registries, and what was wrong with it
 
 Invariants are constraints where a constraint can say them. References to content are foreign keys that
 restrict: a collector that is wrong is refused by the database (design, section 3).
 """
 
+from regmeta.models.adoption import Adoption, AdoptionDefect, AdoptionRepository
 from regmeta.models.base import Base, DatabaseClock
 from regmeta.models.content import (
     Blob,
@@ -39,6 +41,9 @@ from regmeta.models.views import VIEWS
 
 __all__ = [
     "VIEWS",
+    "Adoption",
+    "AdoptionDefect",
+    "AdoptionRepository",
     "Base",
     "Blob",
     "DatabaseClock",

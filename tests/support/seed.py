@@ -215,6 +215,44 @@ def rows() -> dict[str, list[Row]]:
                 "next_try_at": LATER,
             },
         ],
+        "adoptions": [
+            {
+                "id": 1,
+                "location": "/srv/old",
+                "kind": "docker",
+                "prefix": "old",
+                "actor": "seed",
+                "started_at": NOW,
+                "completed_at": LATER,
+                "finalized_at": None,
+            }
+        ],
+        "adoption_repositories": [
+            {
+                "id": 1,
+                "adoption_id": 1,
+                "source": "app",
+                "destination": "old/app",
+                "fingerprint": "f",
+                "cursor": "v1",
+                "state": "partial",
+                "tags": 1,
+                "manifests": 2,
+                "checked_at": NOW,
+            }
+        ],
+        "adoption_defects": [
+            {
+                "repository_id": 1,
+                "kind": "missing-blob",
+                "subject": str(ABSENT),
+                "image": "v2",
+                "detail": "seed",
+                "outcome": "left out",
+                "seen_in": 1,
+                "found_at": NOW,
+            }
+        ],
         "tombstones": [{"key": new_key(ABSENT), "reason": "seed", "created_at": NOW, "not_before": LATER}],
         "gc_tasks": [
             {
