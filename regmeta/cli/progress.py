@@ -201,3 +201,35 @@ class SyncProgress(_Bars):
             completed=self._came,
             said=f"{size(self._came)} of {size(self._planned)}, {self._layers} layers, {size(int(rate))}/s",
         )
+
+
+class AdoptPlanProgress(_Bars):
+    """Draws how far a look at an old registry is; nobody knows before how many images there are."""
+
+    def __init__(self) -> None:
+        from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
+
+        super().__init__(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+        self._task = self._bars.add_task("looking", total=None)
+        self._images = 0
+
+    def advanced(self, repository: str, images: int) -> None:
+        """Images of a repository were looked at."""
+        self._images += images
+        self._bars.update(self._task, description=f"{self._images} images, {repository}")
+
+
+class AdoptVerifyProgress(_Bars):
+    """Draws which repository is compared."""
+
+    def __init__(self) -> None:
+        from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
+
+        super().__init__(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+        self._task = self._bars.add_task("comparing", total=None)
+        self._repositories = 0
+
+    def advanced(self, repository: str) -> None:
+        """The next repository is compared."""
+        self._repositories += 1
+        self._bars.update(self._task, description=f"{self._repositories} repositories, {repository}")

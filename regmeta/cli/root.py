@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 
 from regmeta import tracing
 from regmeta.cli import (
+    adopt,
     backups,
     blobs,
     collection,
@@ -144,6 +145,7 @@ app.add_typer(events.app, name="events")
 app.add_typer(collection.app, name="gc")
 app.add_typer(retention.app, name="retention")
 app.add_typer(sync.app, name="sync")
+app.add_typer(adopt.app, name="adopt")
 database.app.command("rebuild-search")(search.rebuild_search)
 app.add_typer(database.app, name="db")
 

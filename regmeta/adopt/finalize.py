@@ -1,0 +1,64 @@
+"""The end of an adoption: the last look, then its leases end, then it is noted.
+
+========  =====================================  =============================  ===============
+step      durable effect                         a crash right after leaves     repaired by
+========  =====================================  =============================  ===============
+look      --                                     --                             --
+end       leases of some rows end in a usual     the same                       the next run of
+          time, 1,000 a transaction                                             ``finalize``
+finish    ``finalized_at``                       --                             --
+========  =====================================  =============================  ===============
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+
+from regmeta.adopt.records import adoptions, leases, repositories
+from regmeta.adopt.records.adoptions import KnownAdoption
+from regmeta.db import Database
+from regmeta.errors import Refused
+from regmeta.sources.storage import RegistryStorage
+
+
+def changed_since(storage: RegistryStorage, database: Database, adoption: KnownAdoption) -> list[str]:
+    """Return the repositories of a storage that were not brought as they are now.
+
+    Raises:
+        InvalidSource, RemoteUnavailable: it could not be found out.
+    """
+    changed = []
+    for name in storage.repositories():
+        known = repositories.known(database, adoption.id, name)
+        if known is None or known.state != "done" or known.fingerprint != storage.fingerprint(name):
+            changed.append(name)
+    return changed
+
+
+def finalize(
+    database: Database,
+    adoption: KnownAdoption,
+    storage: RegistryStorage | None,
+    lease: timedelta,
+    advanced: Callable[[int], None],
+) -> None:
+    """End an adoption: what it brought is kept by tags, indexes and policies from then on.
+
+    *storage* is looked at first; None is not looked at. *lease* is the usual one: for so long everything is
+    still kept. May be run again, and while everybody else works.
+
+    Raises:
+        Refused: something there was not brought, or has changed since, or no run got to its end.
+        Unavailable, Locked: stopped in between; run again it goes on.
+    """
+    if adoption.completed_at is None:
+        raise Refused(f"{adoption.location}: no run has brought all of it yet")
+    changed = [] if storage is None else changed_since(storage, database, adoption)
+    if changed:
+        more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
+        raise Refused(
+            f"{adoption.location}: {changed[0]}{more} changed since: run 'regmeta adopt' again first"
+        )
+    leases.end(database, adoption.id, lease, advanced)
+    adoptions.finish(database, adoption.id)

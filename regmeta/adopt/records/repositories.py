@@ -1,0 +1,198 @@
+"""How far each repository of a source is: written when a piece of it is done, so that a run goes on there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from regmeta import db
+from regmeta.adopt.defects import Found
+from regmeta.db import Database
+from regmeta.ingest.inserting import Conflict, inserting, many, upserted
+from regmeta.ingest.reserve import chunks
+from regmeta.ingest.retry import retried
+from regmeta.models import Adoption, AdoptionDefect, AdoptionRepository
+
+LONGEST: Final = 500  # [characters] of a subject or of what is said
+
+_COLUMNS: Final[Any] = sa.select(
+    AdoptionRepository.id,
+    AdoptionRepository.source,
+    AdoptionRepository.destination,
+    AdoptionRepository.fingerprint,
+    AdoptionRepository.cursor,
+    AdoptionRepository.state,
+    AdoptionRepository.passes,
+    AdoptionRepository.tags,
+    AdoptionRepository.manifests,
+    AdoptionRepository.checked_at,
+)
+_ONE: Final = _COLUMNS.where(
+    AdoptionRepository.adoption_id == sa.bindparam("adoption"),
+    AdoptionRepository.source == sa.bindparam("source"),
+)
+_PAGE: Final = (
+    _COLUMNS.where(
+        AdoptionRepository.adoption_id == sa.bindparam("adoption"),
+        AdoptionRepository.source > sa.bindparam("after"),
+    )
+    .order_by(AdoptionRepository.source)
+    .limit(sa.bindparam("limit"))
+)
+_TAKEN: Final = (
+    sa.select(Adoption.location)
+    .join(AdoptionRepository, AdoptionRepository.adoption_id == Adoption.id)
+    .where(
+        AdoptionRepository.destination == sa.bindparam("destination"),
+        AdoptionRepository.adoption_id != sa.bindparam("adoption"),
+    )
+    .limit(1)
+)
+_ROW: Final = Conflict(
+    ("adoption_id", "source"),
+    taken=(
+        "destination",
+        "fingerprint",
+        "cursor",
+        "state",
+        "passes",
+        "tags",
+        "manifests",
+        "checked_at",
+    ),
+)
+_DEFECT: Final = Conflict(
+    ("repository_id", "kind", "subject", "image"), taken=("detail", "outcome", "seen_in", "found_at")
+)
+_SEEN_AGAIN: Final = (
+    sa.update(AdoptionDefect)
+    .where(
+        AdoptionDefect.repository_id == sa.bindparam("of"),
+        AdoptionDefect.image.in_(sa.bindparam("images", expanding=True)),
+    )
+    .values(seen_in=sa.bindparam("pass_"))
+)
+_FORGET: Final = sa.delete(AdoptionDefect).where(
+    AdoptionDefect.repository_id == sa.bindparam("of"), AdoptionDefect.seen_in < sa.bindparam("pass_")
+)
+
+
+@dataclass(frozen=True, slots=True)
+class KnownRepository:
+    """A repository of a source, as its row says it."""
+
+    id: int
+    source: str
+    destination: str
+    fingerprint: str
+    cursor: str | None
+    state: str
+    passes: int
+    tags: int
+    manifests: int
+    checked_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What is known of a repository when a piece of it is done: all up to *cursor*, or all that there is."""
+
+    source: str
+    destination: str
+    fingerprint: str
+    passes: int
+    tags: int
+    manifests: int
+    cursor: str | None = None  # None: it is done
+    found: Sequence[Found] = ()
+    unchanged: Sequence[str] = ()  # images that are here: what was odd about them still is
+
+
+def known(database: Database, adoption_id: int, source: str) -> KnownRepository | None:
+    """Return what is known of a repository, None if no piece of it was ever done."""
+    with database.read() as connection:
+        row = connection.execute(_ONE, {"adoption": adoption_id, "source": source}).one_or_none()
+    return None if row is None else KnownRepository(*row)
+
+
+def page(database: Database, adoption_id: int, after: str = "", limit: int = 1000) -> list[KnownRepository]:
+    """Return repositories in the order of their names there."""
+    parameters = {"adoption": adoption_id, "after": after, "limit": limit}
+    with database.read() as connection:
+        return [KnownRepository(*row) for row in connection.execute(_PAGE, parameters)]
+
+
+def taken_by(database: Database, adoption_id: int, destination: str) -> str | None:
+    """Return the other source that has brought something to a repository here, None if there is none."""
+    with database.read() as connection:
+        parameters = {"adoption": adoption_id, "destination": destination}
+        found: str | None = connection.execute(_TAKEN, parameters).scalar()
+        return found
+
+
+def note(database: Database, adoption_id: int, step: Step) -> None:
+    """Write what is known now, in one transaction. With the last piece, what was mended is forgotten.
+
+    Raises:
+        Unavailable, Locked: nothing was written.
+    """
+
+    def work() -> None:
+        with database.transaction("adoption_step") as connection:
+            now = db.clock(connection)
+            repository_id = _note(connection, adoption_id, step, now)
+            _note_defects(connection, repository_id, step, now)
+
+    retried(work)
+
+
+def _note(connection: Connection, adoption_id: int, step: Step, now: datetime) -> int:
+    values = {
+        "adoption_id": adoption_id,
+        "source": step.source,
+        "destination": step.destination,
+        "fingerprint": step.fingerprint,
+        "cursor": step.cursor,
+        "state": "done" if step.cursor is None else "partial",
+        "passes": step.passes,
+        "tags": step.tags,
+        "manifests": step.manifests,
+        "checked_at": now,
+    }
+    insert = upserted(inserting(connection, AdoptionRepository), _ROW)
+    return int(connection.execute(insert.returning(AdoptionRepository.id), values).scalar_one())
+
+
+def _note_defects(connection: Connection, repository_id: int, step: Step, now: datetime) -> None:
+    rows = {
+        (each.defect.kind, _short(each.defect.subject), _short(each.image)): {
+            "repository_id": repository_id,
+            "kind": each.defect.kind,
+            "subject": _short(each.defect.subject),
+            "image": _short(each.image),
+            "detail": _short(each.defect.detail),
+            "outcome": "brought" if each.is_brought else "left out",
+            "seen_in": step.passes,
+            "found_at": now,
+        }
+        for each in step.found
+    }
+    if rows:
+        values = [rows[key] for key in sorted(rows)]
+        connection.execute(*many(connection, AdoptionDefect, values, conflict=_DEFECT))
+    for some in chunks(step.unchanged):
+        parameters = {"of": repository_id, "images": some, "pass_": step.passes}
+        connection.execute(_SEEN_AGAIN, parameters)
+    if step.cursor is None:
+        connection.execute(_FORGET, {"of": repository_id, "pass_": step.passes})
+
+
+def _short(text: str) -> str:
+    """Return a text that a row may hold."""
+    printable = text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")
+    return printable if len(printable) <= LONGEST else f"{printable[: LONGEST - 1]}…"
