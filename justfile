@@ -48,7 +48,7 @@ docs *arguments:
 
 # run the long tests
 soak *arguments:
-    pytest -m "soak and not long" "$@"
+    pytest -n 2 --durations 20 -m "soak and not long" "$@"
 
 # run the tests that take an hour, before a release
 long *arguments:

@@ -50,6 +50,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "soak_on_postgresql: fast enough on SQLite only; on PostgreSQL it is one of the long tests"
     )
+    config.addinivalue_line("markers", "long_on_postgresql: on PostgreSQL it waits for a release")
 
 
 def _work_in_memory() -> None:
@@ -67,6 +68,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         of = getattr(getattr(item, "callspec", None), "params", {}).get("backend")
         if of == "postgresql" and item.get_closest_marker("soak_on_postgresql") is not None:
             item.add_marker(pytest.mark.soak)
+        if of == "postgresql" and item.get_closest_marker("long_on_postgresql") is not None:
+            item.add_marker(pytest.mark.long)
 
 
 # --- databases --------------------------------------------------------------------------------

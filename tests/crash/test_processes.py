@@ -115,7 +115,7 @@ def test_import_that_is_killed_leaves_only_whole_images_and_the_next_run_complet
 
 
 @pytest.mark.soak_on_postgresql
-@pytest.mark.parametrize("rounds", [3, pytest.param(10, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("rounds", [3, pytest.param(10, marks=pytest.mark.long)])
 def test_import_that_is_frozen_holds_nobody_up_and_commits_when_it_goes_on(
     settings: Settings, big_layer: Path, tmp_path: Path, rounds: int
 ) -> None:

@@ -285,6 +285,7 @@ def test_sync_of_12_images_that_is_killed_6_times_ends_whole(settings: Settings)
 
 
 @pytest.mark.soak
+@pytest.mark.long_on_postgresql
 @pytest.mark.timeout(900)
 def test_sync_of_50_images_that_is_killed_40_times_ends_whole_and_fetches_nothing_twice(
     settings: Settings,
