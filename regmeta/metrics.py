@@ -272,6 +272,12 @@ LOCK_WAIT_SECONDS: Final = Histogram(
 )
 RETRIES: Final = Counter("regmeta_retries_total", "Transactions that are tried again.", ("reason",))
 STAGED_BYTES: Final = Counter("regmeta_staged_bytes_total", "Bytes that were taken in and verified.")
+CLONED_BYTES: Final = Counter(
+    "regmeta_cloned_bytes_total", "Of the staged bytes, those that share their place with another file's."
+)
+LINKED_BYTES: Final = Counter(
+    "regmeta_linked_bytes_total", "Of the staged bytes, those of files that got one more name."
+)
 PUBLISHED_OBJECTS: Final = Counter("regmeta_published_objects_total", "Objects that got their key.")
 PUBLISHED_BYTES: Final = Counter("regmeta_published_bytes_total", "Bytes of objects that got their key.")
 IMAGES: Final = Counter("regmeta_images_total", "Images that were brought here, by outcome.", ("outcome",))
@@ -297,6 +303,8 @@ ALL: Final[tuple[Counter | Histogram, ...]] = (
     LOCK_WAIT_SECONDS,
     RETRIES,
     STAGED_BYTES,
+    CLONED_BYTES,
+    LINKED_BYTES,
     PUBLISHED_OBJECTS,
     PUBLISHED_BYTES,
     IMAGES,

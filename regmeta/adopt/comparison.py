@@ -6,7 +6,7 @@ came since. Changes nothing. The old registry may be at work: what it got since 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
@@ -121,6 +121,9 @@ class _Comparison:
         self._compared = compared
         known = defects.of_repository(parts.database, parts.adoption.id, listing.name)
         self._explained = _by_subject(known)
+        for tag in listing.tags:  # what is wrong with an image is noted under its tag
+            if tag.name in self._explained:
+                self._explained.setdefault(str(tag.digest), self._explained[tag.name])
 
     def run(self) -> None:
         """Compare tags, manifests, and blobs."""
@@ -216,7 +219,7 @@ class _Comparison:
         self._compared.differences.append(Difference(kind, subject, detail, explained))
 
 
-def _by_subject(known: Sequence[KnownDefect]) -> Mapping[str, str]:
+def _by_subject(known: Sequence[KnownDefect]) -> dict[str, str]:
     """Return the class that explains why something is not here, by tag and digest."""
     explained: dict[str, str] = {}
     for each in known:

@@ -58,6 +58,14 @@ BROUGHT: Final[frozenset[DefectKind]] = frozenset(
     )
 )
 """What leaves nothing out: the image is whole enough to come in, or there is none."""
+TRIED_AGAIN: Final[frozenset[DefectKind]] = frozenset(
+    ("moved-here", "refused-here", "tags-gone", "unreadable")
+)
+"""What may pass although nothing changes in the files: a repository with such a defect is never done with."""
+HIDING: Final[frozenset[DefectKind]] = frozenset(
+    ("bad-entry", "bad-index-file", "no-manifests-folder", "unreadable")
+)
+"""What may hide tags: one that is not listed beside it may be there all the same."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from datetime import timedelta
 
 from regmeta.adopt.records import adoptions, leases, repositories
 from regmeta.adopt.records.adoptions import KnownAdoption
+from regmeta.adopt.run import fingerprint_of
 from regmeta.db import Database
 from regmeta.errors import Refused
 from regmeta.sources.storage import RegistryStorage
@@ -31,7 +32,7 @@ def changed_since(storage: RegistryStorage, database: Database, adoption: KnownA
     changed = []
     for name in storage.repositories():
         known = repositories.known(database, adoption.id, name)
-        if known is None or known.state != "done" or known.fingerprint != storage.fingerprint(name):
+        if known is None or known.state != "done" or known.fingerprint != fingerprint_of(storage, name):
             changed.append(name)
     return changed
 

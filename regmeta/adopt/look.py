@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Set
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final
 
@@ -44,7 +44,7 @@ class Wanted(Item):
 
     listing: StoredRepository | None = None
     digest: Digest | None = None
-    tagged_at: datetime | None = None
+    times: Times = field(default_factory=Times)
 
     @property
     def image(self) -> str:
@@ -133,10 +133,7 @@ class Looker:
 
     def _whole(self, wanted: Wanted, descriptor: Descriptor, broken: Collection[Digest]) -> PlannedImage:
         source: Source = _Served(self._storage.source(wanted.source), self._serves(wanted), broken)
-        assert wanted.listing is not None
-        pushed = {digest: _time(at) for digest, at in wanted.listing.manifests.items()}
-        times = Times(pushed, _time(wanted.tagged_at))
-        image = self._plan(ImageRequest(source, descriptor, wanted.repository, wanted.tag, times))
+        image = self._plan(ImageRequest(source, descriptor, wanted.repository, wanted.tag, wanted.times))
         self._check_blobs(wanted.source, image)
         return image
 
@@ -238,7 +235,8 @@ def _foreign(image: PlannedImage) -> Iterator[Defect]:
                 yield Defect("foreign-layer", str(layer.digest), f"{planned.document.digest} names it")
 
 
-def _time(at: datetime | None) -> datetime | None:
+def time_of(at: datetime | None) -> datetime | None:
+    """Return the time of a file, None for one that nobody can have set."""
     return None if at is None or at < _EARLIEST else at
 
 

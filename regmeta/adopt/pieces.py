@@ -8,15 +8,18 @@ A tag has no colon in it and a digest has one: so the cursor says which of the t
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Final
 
 from regmeta.adopt.defects import Found
-from regmeta.adopt.look import Wanted
+from regmeta.adopt.look import Wanted, time_of
 from regmeta.adopt.records.repositories import KnownRepository, Step
 from regmeta.errors import Error
+from regmeta.ingest.plan import Times
 from regmeta.ingest.reserve import chunks
+from regmeta.oci.digest import Digest
 from regmeta.sources.storage import StoredRepository
 
 PIECE: Final = 1000
@@ -50,6 +53,10 @@ class OpenRepository:
     pieces: deque[Piece] = field(default_factory=deque)
     is_listed: bool = False  # there are no more pieces than those
     failure: Error | None = None
+    pushed: Mapping[Digest, datetime | None] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.pushed = {digest: time_of(at) for digest, at in self.listing.manifests.items()}
 
     @classmethod
     def begun(
@@ -77,7 +84,7 @@ class OpenRepository:
                         tag.name,
                         listing=self.listing,
                         digest=tag.digest,
-                        tagged_at=tag.tagged_at,
+                        times=Times(self.pushed, time_of(tag.tagged_at)),
                     )
                     for tag in some
                 ]
@@ -92,7 +99,13 @@ class OpenRepository:
             yield self._piece(
                 [
                     Wanted(
-                        self.listing.name, text, self.destination, None, listing=self.listing, digest=digest
+                        self.listing.name,
+                        text,
+                        self.destination,
+                        None,
+                        listing=self.listing,
+                        digest=digest,
+                        times=Times(self.pushed),
                     )
                     for text, digest in some
                 ]

@@ -130,13 +130,14 @@ class _Planner:
         children: set[Digest] = set()
         for wanted, image, found in self._assessed((each for p in pieces for each in p.wanted), pool):
             self._advanced(listing.name, 1)
-            all_found += found
             if image is None:
+                all_found += found
                 self.plan.left_out += 1
                 continue
             children.update(planned.document.digest for planned in image.manifests[:-1])
             if wanted.tag is None and wanted.digest in children:
-                continue
+                continue  # here with its index by then: a run does not look at it either
+            all_found += found
             row.images += 1
             self.plan.images += 1
             row.size_bytes += sum(image.blobs[digest] for digest in image.blobs.keys() - mine)

@@ -28,12 +28,20 @@ from typing import Final
 
 from regmeta import metrics
 from regmeta.adopt import MARK
-from regmeta.adopt.defects import Found, defect_of
+from regmeta.adopt.defects import HIDING, Found, defect_of
 from regmeta.adopt.look import Looker, Wanted
 from regmeta.adopt.pieces import OpenRepository, Piece
 from regmeta.adopt.records import adoptions, defects, here, repositories
 from regmeta.adopt.records.adoptions import KnownAdoption
-from regmeta.errors import Error, IntegrityError, LeftOut, NotFound, RemoteUnavailable, without_frames
+from regmeta.errors import (
+    Error,
+    IntegrityError,
+    InvalidSource,
+    LeftOut,
+    NotFound,
+    RemoteUnavailable,
+    without_frames,
+)
 from regmeta.ingest.local_registry import LOOK_AHEAD, LocalRegistry
 from regmeta.ingest.plan import Lifetimes
 from regmeta.ingest.reserve import chunks, live
@@ -100,6 +108,18 @@ def destination_of(prefix: str, name: str) -> str | None:
     """Return where a repository of a source goes here; None if its name is none of the grammar."""
     destination = f"{prefix}/{name}" if prefix else name
     return destination if names.is_repository(destination) else None
+
+
+def fingerprint_of(storage: RegistryStorage, name: str) -> str:
+    """Return the fingerprint of a repository; of one that cannot be read, why: until it can, it is the same.
+
+    Raises:
+        RemoteUnavailable: the bucket did not answer.
+    """
+    try:
+        return storage.fingerprint(name)
+    except InvalidSource as error:
+        return f"unreadable: {error}"
 
 
 class Run:
@@ -203,8 +223,13 @@ class Run:
         self._report.repositories += 1
         try:
             known = repositories.known(database, adoption.id, name)
-            fingerprint = self._storage.fingerprint(name)
-            is_same = known is not None and known.state == "done" and known.fingerprint == fingerprint
+            fingerprint = fingerprint_of(self._storage, name)
+            is_same = (
+                known is not None
+                and known.state == "done"
+                and known.fingerprint == fingerprint
+                and not known.is_to_be_tried_again
+            )
             if is_same and not self._options.again:
                 self._report.unchanged += 1
                 return None
@@ -250,7 +275,8 @@ class Run:
         database, name = self._writer.database, repository.destination
         pairs = [(wanted.tag, wanted.digest) for wanted in some if wanted.digest is not None]
         tagged = [tag for tag, _ in pairs if tag is not None]
-        is_here = skippable(database, name, [pair for pair in pairs if pair[0] is not None], sparse=True)
+        # One that lacks a child may be whole there by now: it is looked at again.
+        is_here = skippable(database, name, [pair for pair in pairs if pair[0] is not None])
         held = here.held(database, name, {digest for tag, digest in pairs if tag is None}, LEASE / 2)
         known = here.tags_named(database, name, tagged)
         left = []
@@ -339,6 +365,10 @@ class Run:
         there = {tag.name for tag in listing.tags} | {defect.subject for defect in listing.defects}
         ours = {tag: at for tag, at in here.live_tags(self._writer.database, name).items() if at.is_ours}
         gone = sorted(ours.keys() - there)
+        hidden = next((each for each in listing.defects if each.kind in HIDING), None)
+        if gone and hidden is not None and not self._options.believe_deletes:
+            detail = f"{len(gone)} of {len(ours)} tags are not to be seen there: {hidden.detail}"
+            return [Found(Defect("tags-gone", listing.name, detail))]
         if not self._options.believe_deletes and len(gone) > PLAUSIBLE_TAGS and 2 * len(gone) > len(ours):
             detail = f"{len(gone)} of {len(ours)} tags are gone there (--believe-deletes removes them here)"
             return [Found(Defect("tags-gone", listing.name, detail))]

@@ -24,6 +24,7 @@ from typing import Final
 from uuid import UUID
 
 from regmeta.errors import StoreUnavailable
+from regmeta.object_storage.objects import ObjectReader
 from regmeta.store import ObjectInfo, ObjectMissing, Staging
 from regmeta.store.bucket_options import BucketOptions
 from regmeta.store.bucket_staging import BucketStaging
@@ -98,19 +99,19 @@ class BucketStore:
         return self._has_scratch() and self._opened().has(folder_of(owner))
 
     @contextmanager
-    def open(self, key: str, start: int = 0) -> Iterator[_ObjectReader]:
+    def open(self, key: str, start: int = 0) -> Iterator[ObjectReader]:
         """Open an object for reading; see :class:`regmeta.store.BlobStore`."""
         name = f"blobs/{checked_key(key)}"
         if start:
             found = self._bucket.head(name)
             if found is not None and found.size_bytes <= start:
-                yield _ObjectReader(iter(()))
+                yield ObjectReader(iter(()))
                 return
         pieces = self._bucket.read(name, start)
         if pieces is None:
             self._require_marker()
             raise ObjectMissing(f"{self.location}/{name}: no such object")
-        yield _ObjectReader(pieces)
+        yield ObjectReader(pieces)
 
     def stat(self, key: str) -> ObjectInfo | None:
         """Return what is known of an object, None if there is none."""
@@ -218,22 +219,3 @@ class BucketStore:
         if self._root is None:
             self._root = Root(self.scratch)
         return self._root
-
-
-class _ObjectReader:
-    """An object being read."""
-
-    def __init__(self, pieces: Iterator[memoryview]) -> None:
-        self._pieces = pieces
-        self._piece = memoryview(b"")
-
-    def readinto(self, buffer: memoryview, /) -> int:
-        while not len(self._piece):
-            piece = next(self._pieces, None)
-            if piece is None:
-                return 0
-            self._piece = piece
-        got = min(len(buffer), len(self._piece))
-        buffer[:got] = self._piece[:got]
-        self._piece = self._piece[got:]
-        return got

@@ -32,6 +32,15 @@ def link(source: str, source_folder: Folder, target: str, target_folder: Folder,
     reach(point)
 
 
+def link_open(fd: int, target: str, target_folder: Folder, point: str) -> None:
+    """Give the file behind a descriptor, wherever it lies, one more name, which nothing has yet.
+
+    ``linkat`` with the descriptor itself needs a privilege; by way of ``/proc`` it does not.
+    """
+    os.link(f"/proc/self/fd/{fd}", target, dst_dir_fd=target_folder, follow_symlinks=True)
+    reach(point)
+
+
 def unlink(name: str, folder: Folder, point: str) -> None:
     """Take a name from a file."""
     os.unlink(name, dir_fd=folder)

@@ -1,4 +1,4 @@
-"""Object storage: S3 and what speaks it, Google's and Azure's. The one module that knows ``obstore``.
+"""The bucket of a store: what it writes, finishes, removes and signs; reading is of ``object_storage``.
 
 A request that got no answer may still take effect later. That is safe, as a key is used once: an object that
 appears after its tombstone has gone is one of those that the sweep finds.
@@ -7,31 +7,20 @@ appears after its tombstone has gone is one of those that the sweep finds.
 from __future__ import annotations
 
 import logging
-import re
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
-from obstore.store import AzureStore, GCSStore, S3Store
 
 from regmeta import metrics
 from regmeta.errors import StoreUnavailable
 from regmeta.failpoints import reach
-from regmeta.store.bucket_options import MIB, BucketOptions, is_endpoint
-from regmeta.store.s3_parts import (
-    CONNECT_TIMEOUT_S,
-    MOST_PARTS,
-    PartsUpload,
-    S3Requests,
-    UploadGone,
-    endpoint_of,
-    without_secrets,
-)
+from regmeta.object_storage.objects import Objects, said
+from regmeta.store.bucket_options import MIB, BucketOptions
+from regmeta.store.s3_parts import MOST_PARTS, PartsUpload, S3Requests, UploadGone
 from regmeta.threads import Threads
 
 if TYPE_CHECKING:
@@ -40,29 +29,10 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 DELETED_AT_ONCE: Final = 1000  # what S3 takes in one request
-LISTED_AT_ONCE: Final = 1000
-_STREAM_BYTES: Final = 1 * MIB
-_LONGEST_REQUEST: Final = timedelta(hours=12)  # of a large object, however slowly it is read
-_ANSWER: Final = (
-    re.compile(r"non-2xx status code: (\d+ [A-Za-z ]+)"),
-    re.compile(r"<Code>([^<]{1,100})</Code>"),
-    re.compile(r"<Message>([^<]{1,300})</Message>"),
-)
-_ASKED_FOR_KEYS: Final = re.compile(r"Error performing [A-Z]+ http://169\.254\.")
-_NOT_OURS: Final = (BaseError, OSError, ValueError)
 
 
 class KeyTaken(StoreUnavailable):
     """There is an object of this name already."""
-
-
-@dataclass(frozen=True, slots=True)
-class Listed:
-    """What a listing, or a look at one object, says."""
-
-    name: str
-    size_bytes: int
-    modified_s: float
 
 
 class Upload(Protocol):
@@ -81,7 +51,7 @@ class Upload(Protocol):
         """Give it up. Safe to call twice."""
 
 
-class Bucket:
+class Bucket(Objects):
     """One bucket, or what is below a prefix of it. Safe to use from several threads.
 
     Every call raises :class:`StoreUnavailable` where the server did not do it or could not tell; "there is
@@ -94,39 +64,19 @@ class Bucket:
         Raises:
             StoreUnavailable: no client can be made, as when there is no region and no key.
         """
-        self.location = url.rstrip("/")
         self.options = options
-        self._scheme, _, path = self.location.partition("://")
-        self._bucket, _, self._prefix = path.partition("/")
-        with self._translated(""):
-            self._store = self._client()
+        super().__init__(url, options)
         self._requests = S3Requests(self.location, options) if self._scheme == "s3" else None
         # Ours are few, and held by uploads of several threads at once.
         self._turns = threading.BoundedSemaphore(options.parts_at_once)
         self._pool = Threads(options.parts_at_once, thread_name_prefix="parts")
 
+    def failure(self, where: str, error: Exception) -> StoreUnavailable:
+        """Return what is raised instead of a client's *error* about *where*."""
+        metrics.STORE_ERRORS.add(1, type(error).__name__)
+        return StoreUnavailable(f"{where}: {said(error)}")
+
     # --- objects ------------------------------------------------------------------------------
-
-    def head(self, name: str) -> Listed | None:
-        """Look at one object; None if the server says that there is none."""
-        with self._translated(name):
-            try:
-                return _listed(obstore.head(self._store, name))
-            except FileNotFoundError:
-                return None
-
-    def read(self, name: str, start: int = 0) -> Iterator[memoryview] | None:
-        """Read an object from byte *start* on, piece by piece; None if the server says that there is none."""
-        with self._translated(name):
-            try:
-                if start:
-                    got = obstore.get(self._store, name, options={"range": {"offset": start}})
-                else:
-                    got = obstore.get(self._store, name)
-            except FileNotFoundError:
-                return None
-            pieces = iter(got.stream(min_chunk_size=_STREAM_BYTES))
-        return self._pieces(name, pieces)
 
     def put(self, name: str, content: bytes | memoryview, point: str, *, new: bool) -> None:
         """Write an object whole, durably. With *new* it is refused where there is one of this name.
@@ -192,17 +142,6 @@ class Bucket:
             reach(point)
         return any_missing
 
-    def walk(self, folder: str) -> Iterator[Listed]:
-        """List all objects below a folder. It is whole, or it raises."""
-        with self._translated(folder):
-            for some in obstore.list(self._store, folder, chunk_size=LISTED_AT_ONCE):
-                yield from map(_listed, some)
-
-    def list_folder(self, folder: str) -> list[Listed]:
-        """List the objects in a folder, and not those below it."""
-        with self._translated(folder):
-            return [_listed(found) for found in obstore.list_with_delimiter(self._store, folder)["objects"]]
-
     def sign(self, name: str, lifetime_s: int) -> str:
         """Return a URL that anybody can read an object at, for a while."""
         with self._translated(name):
@@ -233,34 +172,9 @@ class Bucket:
 
     # --- inside ---------------------------------------------------------------------------------
 
-    def _client(self) -> S3Store | GCSStore | AzureStore:
-        options = self.options
-        retries: Any = {"max_retries": 20, "retry_timeout": options.retry_for}
-        client: Any = {
-            "timeout": _LONGEST_REQUEST,
-            "read_timeout": options.read_timeout,
-            "connect_timeout": timedelta(seconds=CONNECT_TIMEOUT_S),
-        }
-        prefix = self._prefix or None
-        if self._scheme == "gs":
-            return GCSStore(self._bucket, prefix=prefix, client_options=client, retry_config=retries)
-        if self._scheme == "az":
-            return AzureStore(self._bucket, prefix=prefix, client_options=client, retry_config=retries)
-        endpoint = endpoint_of(options)
-        if endpoint and not is_endpoint(endpoint):  # the client would break off
-            shown = without_secrets(endpoint)[:200]
-            raise StoreUnavailable(f"{self.location}: {shown!r} is no http(s) URL of a server")
-        given: dict[str, Any] = {"virtual_hosted_style_request": options.virtual_hosted}
-        if endpoint:
-            # Of a host for each bucket this client wants the bucket's, the other one makes it itself.
-            scheme, _, host = endpoint.partition("://")
-            given["endpoint"] = f"{scheme}://{self._bucket}.{host}" if options.virtual_hosted else endpoint
-            client["allow_http"] = endpoint.startswith("http://")
-        if options.region:
-            given["region"] = options.region
-        if options.checksums:
-            given["checksum_algorithm"] = "sha256"
-        return S3Store(self._bucket, prefix=prefix, client_options=client, retry_config=retries, **given)
+    def _writing(self) -> dict[str, Any]:
+        """Return the options of an S3 client that are about what it writes."""
+        return {"checksum_algorithm": "sha256"} if self.options.checksums else {}
 
     def _put_new(self, name: str, content: bytes | memoryview) -> bool:
         """Write an object that is not there; tell whether it was not.
@@ -276,7 +190,7 @@ class Bucket:
             except PermissionError:
                 raise
             except (BaseError, OSError) as error:  # not understood, or no answer
-                _log.info("%s/%s: written without a condition: %s", self.location, name, _said(error))
+                _log.info("%s/%s: written without a condition: %s", self.location, name, said(error))
             else:
                 return True
         if self.head(name) is not None:
@@ -293,23 +207,6 @@ class Bucket:
                 except FileNotFoundError:
                     any_missing = True
         return any_missing
-
-    def _pieces(self, name: str, pieces: Iterator[Any]) -> Iterator[memoryview]:
-        with self._translated(name):
-            for piece in pieces:
-                yield memoryview(piece)
-
-    @contextmanager
-    def _translated(self, name: str) -> Iterator[None]:
-        """Turn the clients' errors into ours, with the name and the server's first line."""
-        where = f"{self.location}/{name}" if name else self.location
-        try:
-            yield
-        except StoreUnavailable:
-            raise
-        except _NOT_OURS as error:
-            metrics.STORE_ERRORS.add(1, type(error).__name__)
-            raise StoreUnavailable(f"{where}: {_said(error)}") from error
 
 
 class WriterUpload:
@@ -348,19 +245,3 @@ class WriterUpload:
         reason = StoreUnavailable("given up")
         with self._bucket._translated(self._name):
             self._writer.__exit__(type(reason), reason, None)
-
-
-def _listed(found: Any) -> Listed:
-    return Listed(found["path"], found["size"], found["last_modified"].timestamp())
-
-
-def _said(error: Exception) -> str:
-    text = str(error)
-    if _ASKED_FOR_KEYS.search(text):
-        return "there are no keys in the environment, and this machine has no role that gives some"
-    status, code, message = (found.search(text) for found in _ANSWER)
-    if status is not None:
-        words = [status[1].strip(), *(found[1] for found in (code, message) if found is not None)]
-        return without_secrets(f"the server answered {', '.join(words)}")
-    lines = (line.strip() for line in text.splitlines() if line.strip())
-    return without_secrets(next(lines, type(error).__name__))[:500]

@@ -22,13 +22,13 @@ from typing import Any, Final, TypeVar
 
 from regmeta.errors import StoreUnavailable
 from regmeta.failpoints import reach
+from regmeta.object_storage.reach import CONNECT_TIMEOUT_S, endpoint_of, without_secrets
 from regmeta.store.bucket_options import MIB, BucketOptions
 
 _T = TypeVar("_T")
 
 MOST_PARTS: Final = 9_000  # S3 takes 10,000; what is left is for the smaller ones that large parts begin with
 _PARTS_OF_A_SIZE: Final = 100
-CONNECT_TIMEOUT_S: Final = 10.0
 _FIRST_WAIT_S: Final = 0.1
 _LONGEST_WAIT_S: Final = 10.0
 # Bytes that come as others than were sent are sent again.
@@ -314,23 +314,6 @@ def bytes_of_part(number: int, size_bytes: int, first_part_bytes: int) -> int:
     least = -(-size_bytes // MOST_PARTS)
     largest = max(first_part_bytes, -(-least // MIB) * MIB)
     return min(first_part_bytes << (number - 1) // _PARTS_OF_A_SIZE, largest)
-
-
-def endpoint_of(options: BucketOptions) -> str:
-    """Return the URL of the server, "" for the provider's own."""
-    # The last one is obstore's own name: it would take it, and the other client would not.
-    named = map(os.environ.get, ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"))
-    return options.endpoint or next(filter(None, named), "")
-
-
-def without_secrets(text: str) -> str:
-    """Leave out what stands before the host of a URL."""
-    parts = text.split("://")
-    for number in range(1, len(parts)):
-        host = parts[number].split("/", 1)[0]
-        if "@" in host:
-            parts[number] = parts[number].partition("@")[2]
-    return "://".join(parts)
 
 
 @dataclass(frozen=True, slots=True)

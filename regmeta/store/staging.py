@@ -3,13 +3,16 @@
 =========  =====================================  ===================================  ==============
 step       durable effect                         a crash right after leaves           repaired by
 =========  =====================================  ===================================  ==============
-stage      a flushed file in the staging folder   the file; nobody holds the lock      ``recover``
+stage      a flushed file in the staging folder,  the file; nobody holds the lock      ``recover``
+           new or one more name of another
 publish    the file at its key, folder flushed    an object whose intent still stands  ``recover``
 record     the document at its name               nothing, or the document             --
 =========  =====================================  ===================================  ==============
 
 A write that fails is never flushed again: after an error the kernel may have dropped the pages and call
 them clean. The file is removed, and the bytes start again under a new key.
+
+A file that is there already is not copied where that can be helped: see :mod:`regmeta.store.linking`.
 """
 
 from __future__ import annotations
@@ -21,19 +24,23 @@ from concurrent.futures import Executor
 from contextlib import contextmanager, suppress
 from functools import partial
 from itertools import count, repeat
+from typing import Final
 from uuid import UUID
 
+from regmeta import metrics
 from regmeta.errors import StoreUnavailable
 from regmeta.oci.digest import Digest
-from regmeta.oci.streams import ByteStream
-from regmeta.store import Staged, durable
+from regmeta.oci.streams import ByteStream, LinkableStream
+from regmeta.store import Staged, durable, linking
 from regmeta.store.intake import take_in
+from regmeta.store.linking import NotShared, Progress
 from regmeta.store.owners import claim_folder, release_folder
 from regmeta.store.paths import Root, checked_key, checked_name, require_blobs, wrapped, write_all
 
 _log = logging.getLogger(__name__)
 
-_NEW_FILE = os.O_WRONLY | os.O_EXCL | os.O_NOFOLLOW
+_NEW_FILE: Final = os.O_EXCL | os.O_NOFOLLOW
+_READ_FILE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class FilesystemStaging:
@@ -43,6 +50,7 @@ class FilesystemStaging:
         self._root = root
         self._pool = pool
         self._numbers = count()
+        self._without_clones: set[int] = set()  # devices
         with wrapped(root.path, "staging"):
             self._claim = claim_folder(root)
         self.owner = self._claim.owner
@@ -62,6 +70,14 @@ class FilesystemStaging:
     ) -> Staged:
         """Take bytes in, verified and flushed; see :class:`regmeta.store.Staging`."""
         checked_key(key)
+        if isinstance(stream, LinkableStream):
+            progress = progress and linking.capped(progress, size_bytes)
+            fd = stream.linkable_fd
+            name = self._clone(fd, digest, size_bytes, progress) or self._link(
+                fd, digest, size_bytes, progress
+            )
+            if name is not None:
+                return Staged(key, digest, size_bytes, name)
         name = str(next(self._numbers))
         with self._new_file(name) as fd:
             take_in(stream, digest, size_bytes, partial(write_all, fd), progress)
@@ -127,17 +143,61 @@ class FilesystemStaging:
             # What was to be done is done; who writes next removes the folder.
             _log.warning("a staging folder is left: %s", error)
 
-    @contextmanager
-    def _new_file(self, name: str) -> Iterator[int]:
-        """Lend a new file of the staging folder; when the block raises, the file goes."""
-        with wrapped(self._root.path, f"{self._folder}/{name}"):
-            # Objects are read-only from the start; the descriptor may still write.
-            fd = durable.create(name, _NEW_FILE, 0o444, self._folder_fd, "stage.created")
-            try:
+    def _clone(
+        self, source_fd: int, digest: Digest, size_bytes: int, progress: Progress | None
+    ) -> str | None:
+        """Stage a clone of a file; return its name, None if it cannot be cloned."""
+        device = os.fstat(source_fd).st_dev
+        if device in self._without_clones:
+            return None
+        name = str(next(self._numbers))
+        try:
+            with self._new_file(name, os.O_RDWR) as fd:
+                linking.clone(source_fd, fd)
+                linking.verify(fd, digest, size_bytes, progress)
+        except NotShared:
+            self._without_clones.add(device)  # not tried for each of its files
+            return None
+        metrics.CLONED_BYTES.add(size_bytes)
+        return name
+
+    def _link(self, source_fd: int, digest: Digest, size_bytes: int, progress: Progress | None) -> str | None:
+        """Stage one more name of a file; return it, None if the file cannot or must not be linked."""
+        if not linking.may_link(os.fstat(source_fd), os.fstat(self._root.fd), os.geteuid()):
+            return None
+        name = str(next(self._numbers))
+        try:
+            with self._dropped_on_error(name):
+                linking.link(source_fd, name, self._folder_fd)
+                # From here on it is the new name's file that is looked at.
+                fd = os.open(name, _READ_FILE, dir_fd=self._folder_fd)
                 try:
-                    yield fd
+                    linking.verify(fd, digest, size_bytes, progress)
                 finally:
                     os.close(fd)
+        except NotShared:
+            return None
+        metrics.LINKED_BYTES.add(size_bytes)
+        return name
+
+    @contextmanager
+    def _new_file(self, name: str, access: int = os.O_WRONLY) -> Iterator[int]:
+        """Lend a new file of the staging folder; when the block raises, the file goes."""
+        with self._dropped_on_error(name):
+            # Objects are read-only from the start; the descriptor may still write.
+            fd = durable.create(name, access | _NEW_FILE, 0o444, self._folder_fd, "stage.created")
+            try:
+                yield fd
+            finally:
+                os.close(fd)
+
+    @contextmanager
+    def _dropped_on_error(self, name: str) -> Iterator[None]:
+        """Take a name out of the staging folder when the block raises."""
+        with wrapped(self._root.path, f"{self._folder}/{name}"):
+            try:
+                yield
             except BaseException:
-                durable.unlink(name, self._folder_fd, "stage.dropped")
+                with suppress(FileNotFoundError):  # it did not come to have it
+                    durable.unlink(name, self._folder_fd, "stage.dropped")
                 raise

@@ -13,7 +13,7 @@ _POINT: Final = re.compile(r"[a-z_]+\.[a-z_]+")
 _IN_BUCKET: Final = re.compile(r"bucket\.[a-z_]+")
 _DURABLE: Final = {
     *("flush", "rename", "link", "unlink", "make_folder", "remove_folder", "remove_tree", "create"),
-    "flush_folder",
+    *("flush_folder", "link_open"),
 }
 
 

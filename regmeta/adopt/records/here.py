@@ -39,6 +39,7 @@ _HELD: Final = (
         Manifest.digest.in_(sa.bindparam("digests", expanding=True)),
         Manifest.deleted_at.is_(None),
         Manifest.lease_until > sa.bindparam("after_"),
+        ~sa.exists().where(IndexMember.index_id == Manifest.id, IndexMember.absence.is_not(None)),
     )
 )
 _MANIFESTS: Final[Any] = (
@@ -130,7 +131,7 @@ def live_tags(database: Database, repository: str) -> dict[str, TagHere]:
 
 
 def held(database: Database, repository: str, digests: Collection[Digest], for_: timedelta) -> set[Digest]:
-    """Return those of *digests* that are manifests here, whole, and leased for longer than *for_*."""
+    """Return those of *digests* that are manifests here, without a gap, and leased for longer than *for_*."""
     found: set[Digest] = set()
     with database.read() as connection:
         after = db.clock(connection) + for_

@@ -25,6 +25,10 @@ _REPOSITORIES: Final = (
     .where(AdoptionRepository.adoption_id == sa.bindparam("adoption"))
     .order_by(Repository.id)
 )
+# Rows of a repository change behind its lock only. No revision: no snapshot says any of this.
+_LOCK: Final = (
+    sa.select(Repository.id).where(Repository.id == sa.bindparam("of")).with_for_update(key_share=True)
+)
 
 
 def _ending(model: type[Any], column: Any, *conditions: Any) -> tuple[Any, Any]:
@@ -47,6 +51,8 @@ def _ending(model: type[Any], column: Any, *conditions: Any) -> tuple[Any, Any]:
 _MANIFESTS: Final = _ending(Manifest, Manifest.lease_until, Manifest.repository_id == sa.bindparam("of"))
 _TASKS: Final = _ending(GcTask, GcTask.not_before, GcTask.repository_id == sa.bindparam("of"))
 _BLOBS: Final = _ending(Blob, Blob.lease_until)
+# A collector that finds a blob leased looks again when the lease ends: so as it was then.
+_BLOB_TASKS: Final = _ending(GcTask, GcTask.not_before, GcTask.repository_id.is_(None))
 
 
 def end(database: Database, adoption_id: int, lease: timedelta, advanced: Callable[[int], None]) -> None:
@@ -63,8 +69,9 @@ def end(database: Database, adoption_id: int, lease: timedelta, advanced: Callab
         for statements in (_MANIFESTS, _TASKS):
             for number in _shorten(database, statements, lease, {"of": repository_id}):
                 advanced(number)
-    for number in _shorten(database, _BLOBS, lease, {}):
-        advanced(number)
+    for statements in (_BLOBS, _BLOB_TASKS):
+        for number in _shorten(database, statements, lease, {}):
+            advanced(number)
 
 
 def _shorten(
@@ -77,6 +84,8 @@ def _shorten(
         def work(after: int = after) -> list[int]:
             with database.transaction("adoption_leases") as connection:
                 until = db.clock(connection) + lease
+                if "of" in parameters:
+                    connection.execute(_LOCK, parameters)
                 given = {**parameters, "until": until, "after_id": after}
                 ids = list(connection.execute(find, given).scalars())
                 if ids:

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from regmeta import db
-from regmeta.adopt.defects import Found
+from regmeta.adopt.defects import TRIED_AGAIN, Found
 from regmeta.db import Database
 from regmeta.ingest.inserting import Conflict, inserting, many, upserted
 from regmeta.ingest.reserve import chunks
@@ -31,6 +31,11 @@ _COLUMNS: Final[Any] = sa.select(
     AdoptionRepository.tags,
     AdoptionRepository.manifests,
     AdoptionRepository.checked_at,
+    sa.exists()
+    .where(
+        AdoptionDefect.repository_id == AdoptionRepository.id, AdoptionDefect.kind.in_(sorted(TRIED_AGAIN))
+    )
+    .label("is_to_be_tried_again"),
 )
 _ONE: Final = _COLUMNS.where(
     AdoptionRepository.adoption_id == sa.bindparam("adoption"),
@@ -96,6 +101,7 @@ class KnownRepository:
     tags: int
     manifests: int
     checked_at: datetime
+    is_to_be_tried_again: bool  # something is wrong with it that may pass without a change there
 
 
 @dataclass(frozen=True, slots=True)
