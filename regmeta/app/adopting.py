@@ -98,7 +98,7 @@ def run(
         open_for_writing(msgspec.structs.replace(settings, actor=actor), lifetimes=lifetimes) as registry,
     ):
         _refuse_itself(settings, storage)
-        adoption = adoptions.begin(
+        adoption = adoptions.start(
             registry.database, storage.location, storage.kind, prefix, actor, reopen=reopen
         )
         try:

@@ -22,6 +22,7 @@ from regmeta.settings.retention import (
     RetentionPolicy,
     check_retention,
 )
+from regmeta.settings.source_bucket import VARIABLES as OF_A_SOURCE
 from regmeta.settings.sync import Content, Sync, SyncRegistry, check_sync, resolve_paths
 from regmeta.settings.upkeep import (
     SHORTEST_TOMBSTONE,
@@ -99,7 +100,7 @@ def load_settings(config: str | None = None, **given: str | None) -> Settings:
     environment = {
         name.removeprefix(PREFIX).lower(): value
         for name, value in os.environ.items()
-        if name.startswith(PREFIX) and value
+        if name.startswith(PREFIX) and name not in OF_A_SOURCE and value
     }
     chosen = {name: value for name, value in given.items() if value is not None}
     config = config or environment.pop("config", None)

@@ -61,7 +61,7 @@ def check_object_store(store: str, settings: ObjectStore) -> None:
     if not duration(settings.read_timeout):
         raise UsageError("settings: object_store.read_timeout: no answer comes in no time")
     if settings.endpoint:
-        from regmeta.store.bucket_options import is_endpoint  # only who has one waits for it
+        from regmeta.object_storage.reach import is_endpoint  # only who has one waits for it
 
         if not is_endpoint(settings.endpoint):
             raise UsageError(

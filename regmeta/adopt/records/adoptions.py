@@ -44,7 +44,7 @@ class KnownAdoption:
     finalized_at: datetime | None
 
 
-def begin(
+def start(
     database: Database, location: str, kind: str, prefix: str, actor: str, *, reopen: bool
 ) -> KnownAdoption:
     """Note that *location* is being taken over; one that is known goes on. Others may do the same meanwhile.

@@ -47,6 +47,7 @@ DefectKind = Literal[
     "unreadable",
     "moved-here",
     "refused-here",
+    "tags-gone",
 ]
 """What can be wrong with something that a registry kept; ``regmeta.adopt.defects`` says what each means."""
 
@@ -132,8 +133,22 @@ class RegistryStorage(Protocol):
             InvalidSource, RemoteUnavailable: it cannot be read.
         """
 
+    def says_type(self, name: str, digest: Digest) -> bool:
+        """Tell whether a manifest, or what lists it, says its media type.
+
+        Raises:
+            Error: what :meth:`descriptor` raises.
+        """
+
     def blob_size(self, name: str, digest: Digest) -> int | None:
         """Return how many bytes there are of a blob that a repository may use; None if there are none.
+
+        Raises:
+            InvalidSource, RemoteUnavailable: it could not be found out.
+        """
+
+    def is_placeholder(self, name: str, digest: Digest) -> bool:
+        """Tell whether of a blob there is a placeholder only, whose bytes are nowhere (zot's, of 0 bytes).
 
         Raises:
             InvalidSource, RemoteUnavailable: it could not be found out.

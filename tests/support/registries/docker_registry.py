@@ -45,11 +45,14 @@ def is_installed() -> bool:
 
 
 class DockerRegistry:
-    """One running registry, its content in a folder. Started at once, stopped by :meth:`close`."""
+    """One running registry, its content in a folder. Started at once, stopped by :meth:`close`.
 
-    def __init__(self, folder: Path) -> None:
+    Configuration and log are in *folder*; so is the content, if *content* does not say another place.
+    """
+
+    def __init__(self, folder: Path, *, content: Path | None = None) -> None:
         self.folder = folder
-        self.content = folder / "content"
+        self.content = folder / "content" if content is None else content
         self.content.mkdir(parents=True, exist_ok=True)
         self._log = folder / "log"
         for tries_left in (2, 1, 0):  # another process may take the port first

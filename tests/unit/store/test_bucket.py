@@ -21,12 +21,13 @@ import pytest
 from obstore.store import MemoryStore, S3Store
 
 from regmeta import errors
+from regmeta.object_storage.reach import without_secrets
 from regmeta.oci.digest import Digest
 from regmeta.store import BlobStore, ObjectMissing, Staging, new_key
 from regmeta.store.bucket import MARKER, BucketStore
 from regmeta.store.bucket_options import MIB, BucketOptions
 from regmeta.store.s3 import Bucket
-from regmeta.store.s3_parts import PartsUpload, S3Requests, bytes_of_part, without_secrets
+from regmeta.store.s3_parts import PartsUpload, S3Requests, bytes_of_part
 from tests.support.s3_proxy import Kind, S3Proxy
 from tests.support.seaweed import Buckets
 from tests.support.seaweed_server import SECRET_KEY

@@ -9,7 +9,7 @@ of images ever makes one, is listed as a defect of its folder by who asks; it is
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
@@ -32,6 +32,11 @@ class TreeEntry:
     mark: str = ""
 
 
+def nothing(_: str) -> bool:
+    """Leave nothing out."""
+    return False
+
+
 class Tree(Protocol):
     """A tree of files that is only read. Safe to use from several threads, until :meth:`close`.
 
@@ -50,10 +55,14 @@ class Tree(Protocol):
             RemoteUnavailable: the bucket did not answer.
         """
 
-    def files(self, path: str) -> Iterator[tuple[str, TreeEntry]]:
+    def files(
+        self, path: str, *, leave_out: Callable[[str], bool] = nothing
+    ) -> Iterator[tuple[str, TreeEntry]]:
         """List all files below a folder with their paths below it, in no order; none if there is none.
 
         What is neither file nor folder is among them too, as *other*. What goes meanwhile may be or not.
+        Folders that are to be left out by their paths below *path* are listed themselves instead of what is
+        in them; a bucket, which lists files and no folders, lists what is in them all the same.
 
         Raises:
             InvalidSource, RemoteUnavailable: it is not listed to its end.
