@@ -2,6 +2,7 @@
 
 ``adoptions`` has a row for each source, ``adoption_repositories`` one for each repository of it, with the
 fingerprint that it had when it was last taken over; ``adoption_defects`` is what could not be, and why.
+``v_pulls`` shows no day for what another registry has counted. A count of that kind is lost on the way back.
 """
 
 from __future__ import annotations
@@ -16,9 +17,47 @@ depends_on = None
 
 BIG_ID = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 NAME = sa.String().with_variant(sa.String(collation="C"), "postgresql")
+PULLS = {
+    "sqlite": (
+        (
+            "SELECT r.name AS repository, (CASE hex(substr(p.digest, 1, 1)) WHEN '01' THEN 'sha256:' WHEN "
+            "'02' THEN 'sha512:' END || lower(hex(substr(p.digest, 2)))) AS digest, nullif(p.tag, '') AS "
+            "tag, (date(p.day * 86400, 'unixepoch')) AS day, p.pulls AS pulls, "
+            "(strftime('%Y-%m-%dT%H:%M:%S', p.last_pulled_at / 1000000, 'unixepoch') || printf('.%06dZ', "
+            "p.last_pulled_at % 1000000)) AS last_pulled_at FROM pull_stats p JOIN repositories r ON r.id = "
+            "p.repository_id WHERE r.state = 'active'"
+        ),
+        (
+            "SELECT r.name AS repository, (CASE hex(substr(p.digest, 1, 1)) WHEN '01' THEN 'sha256:' WHEN "
+            "'02' THEN 'sha512:' END || lower(hex(substr(p.digest, 2)))) AS digest, nullif(p.tag, '') AS "
+            "tag, CASE WHEN p.day >= 0 THEN (date(p.day * 86400, 'unixepoch')) END AS day, p.pulls AS pulls,"
+            " (strftime('%Y-%m-%dT%H:%M:%S', p.last_pulled_at / 1000000, 'unixepoch') || printf('.%06dZ', "
+            "p.last_pulled_at % 1000000)) AS last_pulled_at FROM pull_stats p JOIN repositories r ON r.id = "
+            "p.repository_id WHERE r.state = 'active'"
+        ),
+    ),
+    "postgresql": (
+        (
+            "SELECT r.name AS repository, (CASE get_byte(p.digest, 0) WHEN 1 THEN 'sha256:' WHEN 2 THEN "
+            "'sha512:' END || encode(substr(p.digest, 2), 'hex')) AS digest, nullif(p.tag, '') AS tag, (date"
+            " 'epoch' + p.day) AS day, p.pulls AS pulls, (timestamptz 'epoch' + p.last_pulled_at * interval "
+            "'1 microsecond') AS last_pulled_at FROM pull_stats p JOIN repositories r ON r.id = "
+            "p.repository_id WHERE r.state = 'active'"
+        ),
+        (
+            "SELECT r.name AS repository, (CASE get_byte(p.digest, 0) WHEN 1 THEN 'sha256:' WHEN 2 THEN "
+            "'sha512:' END || encode(substr(p.digest, 2), 'hex')) AS digest, nullif(p.tag, '') AS tag, CASE "
+            "WHEN p.day >= 0 THEN (date 'epoch' + p.day) END AS day, p.pulls AS pulls, (timestamptz 'epoch' "
+            "+ p.last_pulled_at * interval '1 microsecond') AS last_pulled_at FROM pull_stats p JOIN "
+            "repositories r ON r.id = p.repository_id WHERE r.state = 'active'"
+        ),
+    ),
+}
+"""The view of pulls, before and after: a count of no day has none."""
 
 
 def upgrade() -> None:
+    _show_pulls(1)
     op.create_table(
         "adoptions",
         sa.Column("id", BIG_ID, nullable=False),
@@ -86,7 +125,19 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
+    _show_pulls(0)
+    op.execute("DELETE FROM pull_stats WHERE day < 0")
     op.drop_table("adoption_defects")
     op.drop_index("ix_adoption_repositories_destination_adoption_id", table_name="adoption_repositories")
     op.drop_table("adoption_repositories")
     op.drop_table("adoptions")
+
+
+def _show_pulls(number: int) -> None:
+    dialect = op.get_bind().dialect.name
+    create = f"VIEW v_pulls AS {PULLS[dialect][number]}".replace(":", "\\:")
+    if dialect == "postgresql":  # who may read it stays
+        op.execute(sa.text(f"CREATE OR REPLACE {create}"))
+        return
+    op.execute("DROP VIEW v_pulls")
+    op.execute(sa.text(f"CREATE {create}"))

@@ -102,7 +102,8 @@ def _gone(parts: Parts, seen: set[str]) -> Iterator[ComparedRepository]:
     after = ""
     while some := repositories.page(parts.database, parts.adoption.id, after):
         for known in some:
-            if known.source not in seen and known.tags:
+            is_here = next(here.manifests(parts.database, known.destination), None) is not None
+            if known.source not in seen and known.tags and is_here:
                 detail = f"the whole repository is gone there since {known.checked_at}"
                 gone = [Difference("only here", known.destination, detail)]
                 yield ComparedRepository(known.source, known.destination, differences=gone)
@@ -120,6 +121,7 @@ class _Comparison:
         self._listing = listing
         self._compared = compared
         known = defects.of_repository(parts.database, parts.adoption.id, listing.name)
+        self._refused = _refused(known, listing.name)
         self._explained = _by_subject(known)
         for tag in listing.tags:  # what is wrong with an image is noted under its tag
             if tag.name in self._explained:
@@ -127,9 +129,11 @@ class _Comparison:
 
     def run(self) -> None:
         """Compare tags, manifests, and blobs."""
-        if not self._compared.destination:
-            for tag in self._listing.tags:
-                self._differ("missing", tag.name, "has no place here")
+        if not self._compared.destination or self._refused is not None:
+            self._compared.differences += [
+                Difference("missing", tag.name, "has no place here", self._refused)
+                for tag in self._listing.tags
+            ]
             return
         self._tags()
         self._manifests()
@@ -217,6 +221,12 @@ class _Comparison:
         for key in (subject, str(digest)) if kind in ("missing", "different") else ():
             explained = explained or self._explained.get(key)
         self._compared.differences.append(Difference(kind, subject, detail, explained))
+
+
+def _refused(known: Sequence[KnownDefect], name: str) -> str | None:
+    """Return the class of what keeps a whole repository from coming; None if nothing does."""
+    kinds = ("bad-repository-name", "refused-here")
+    return next((each.kind for each in known if each.subject == name and each.kind in kinds), None)
 
 
 def _by_subject(known: Sequence[KnownDefect]) -> dict[str, str]:

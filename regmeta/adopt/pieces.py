@@ -50,6 +50,8 @@ class OpenRepository:
     fingerprint: str
     passes: int
     cursor: str
+    noted_at: datetime | None = None  # when its row was written, as far as this run knows
+    mendable: frozenset[str] = frozenset()  # images that are here and were not whole there
     pieces: deque[Piece] = field(default_factory=deque)
     is_listed: bool = False  # there are no more pieces than those
     failure: Error | None = None
@@ -65,9 +67,10 @@ class OpenRepository:
         """Begin with a repository, or go on where it was left, if it is the same still."""
         if known is None:
             return cls(listing, destination, fingerprint, 1, "")
+        at = known.checked_at
         if known.state == "partial" and known.fingerprint == fingerprint:
-            return cls(listing, destination, fingerprint, known.passes, known.cursor or "")
-        return cls(listing, destination, fingerprint, known.passes + 1, "")
+            return cls(listing, destination, fingerprint, known.passes, known.cursor or "", at)
+        return cls(listing, destination, fingerprint, known.passes + 1, "", at)
 
     def tags(self) -> Iterator[Piece]:
         """Give the pieces of its tags that are left."""
@@ -135,4 +138,5 @@ class OpenRepository:
             cursor,
             tuple(found),
             tuple(unchanged),
+            self.noted_at,
         )

@@ -155,6 +155,7 @@ class Run:
         self._again: deque[Wanted] = deque()
         self._under_way: dict[ItemKey, tuple[OpenRepository, Piece, Wanted]] = {}
         self._tried_again: set[ItemKey] = set()
+        self._mended: set[ItemKey] = set()  # here already, but for what may have been mended there
 
     def run(self) -> AdoptReport:
         """Bring all that is new.
@@ -240,7 +241,10 @@ class Run:
         wrong = self._wrong_with(name)
         destination = destination_of(adoption.prefix, name)
         if wrong is None and destination is not None:
-            return OpenRepository.begun(listing, destination, fingerprint, known)
+            opened = OpenRepository.begun(listing, destination, fingerprint, known)
+            if known is not None:
+                opened.mendable = defects.mendable(database, known.id)
+            return opened
         # Nothing of it goes anywhere. What its listing says is wrong would only be more of the same.
         found = [] if wrong is None else [Found(wrong)]
         empty = StoredRepository(name, (), {}, listing.defects if wrong is None else ())
@@ -284,9 +288,13 @@ class Run:
             assert wanted.digest is not None
             before = known.get(wanted.tag) if wanted.tag is not None else None
             if (wanted.tag, wanted.digest) in is_here or (wanted.tag is None and wanted.digest in held):
-                piece.unchanged.append(wanted.image)
                 # Without a tag it is a child of one that was brought just now, as a rule.
                 self._report.here_already += wanted.tag is not None
+                if wanted.image in repository.mendable:
+                    self._mended.add(wanted.key)
+                    left.append(wanted)
+                else:
+                    piece.unchanged.append(wanted.image)
             elif (
                 before is not None
                 and not before.is_ours
@@ -309,7 +317,7 @@ class Run:
         odd = self._looker.taken_found(wanted)
         if outcome.outcome == "copied":
             piece.found += odd or ()
-            self._report.brought += 1
+            self._report.brought += key not in self._mended
             self._report.copied_bytes += outcome.copied_bytes
         else:
             error = outcome.error
@@ -346,7 +354,7 @@ class Run:
         had_some = bool(pieces)
         while pieces and pieces[0].is_done:
             done = pieces.popleft()
-            repositories.note(self._writer.database, self._adoption.id, repository.step(done))
+            self._note(repository, repository.step(done))
         if pieces:
             return
         if repository.is_listed:
@@ -356,7 +364,10 @@ class Run:
 
     def _finish(self, repository: OpenRepository) -> None:
         found = self._removed(repository)
-        repositories.note(self._writer.database, self._adoption.id, repository.last_step(found))
+        self._note(repository, repository.last_step(found))
+
+    def _note(self, repository: OpenRepository, step: repositories.Step) -> None:
+        repository.noted_at = repositories.note(self._writer.database, self._adoption.id, step)
 
     def _removed(self, repository: OpenRepository) -> list[Found]:
         """End the tags here that an adoption made and that are gone there."""
@@ -365,6 +376,8 @@ class Run:
         there = {tag.name for tag in listing.tags} | {defect.subject for defect in listing.defects}
         ours = {tag: at for tag, at in here.live_tags(self._writer.database, name).items() if at.is_ours}
         gone = sorted(ours.keys() - there)
+        if gone and fingerprint_of(self._storage, listing.name) != repository.fingerprint:
+            return []  # a run that listed later may have brought them; the next one sees that it has changed
         hidden = next((each for each in listing.defects if each.kind in HIDING), None)
         if gone and hidden is not None and not self._options.believe_deletes:
             detail = f"{len(gone)} of {len(ours)} tags are not to be seen there: {hidden.detail}"

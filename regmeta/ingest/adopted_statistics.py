@@ -1,8 +1,9 @@
 """Statistics of a registry that was taken over, kept beside those that are counted here.
 
-Of the old registry's pulls only a total and the last time are known, no days. So a manifest has one row for
-them, on no day (:data:`BEFORE_DAYS`): they count for the manifest in all, and say when it was pulled last, as
-retention asks; they are on no day's sum and in no list of what was pulled lately.
+Of the old registry's pulls only a total and the last time are known: no days, and not by which tag. So a
+manifest has one row for them, on no day (``days.BEFORE_DAYS``): they count for the manifest in all, and tell
+retention when each of its tags may have been pulled last; they are on no day's sum, and in no list of what
+was pulled lately.
 
 ===========  ===========================  ==============================================  =================
 step         durable effect               a crash right after leaves                      repaired by
@@ -27,18 +28,15 @@ from sqlalchemy.engine import Connection
 
 from regmeta import db
 from regmeta.db import Database
-from regmeta.errors import NotFound, UsageError
+from regmeta.errors import UsageError
 from regmeta.ingest.inserting import Conflict, many
 from regmeta.ingest.reserve import chunks
 from regmeta.ingest.retry import retried
-from regmeta.models import Favorite, Manifest, PullStatistic
+from regmeta.models import Favorite, Manifest, PullStatistic, Repository
 from regmeta.oci import names
-from regmeta.query.catalog import repository_id
+from regmeta.query.statistics.days import BEFORE_DAYS
 from regmeta.query.statistics.favorites import user_name
 from regmeta.sources.zot import ImageStatistics, RepositoryStatistics
-
-BEFORE_DAYS: Final = -1
-"""The ``day`` of pulls of which no day is known."""
 
 ADOPTED: Final = "adopt:"
 PUSHED: Final = "zot:"
@@ -47,6 +45,12 @@ PUSHED: Final = "zot:"
 MAX_PROBLEMS: Final = 1000
 _SKEW: Final = timedelta(days=1)  # a time that is further in the future is none
 
+# The repository's lock: rows of manifests change under it only. No revision: no snapshot says any of this.
+_LOCK: Final = (
+    sa.select(Repository.id)
+    .where(Repository.name == sa.bindparam("name"), Repository.state == "active")
+    .with_for_update(key_share=True)
+)
 _MANIFESTS: Final = sa.select(Manifest.id, Manifest.digest, Manifest.pushed_at, Manifest.pushed_by).where(
     Manifest.repository_id == sa.bindparam("of"),
     Manifest.digest.in_(sa.bindparam("digests", expanding=True)),
@@ -153,9 +157,8 @@ def _added(report: StatisticsReport, one: RepositoryStatistics, sums: _Sums) -> 
 def _take(database: Database, name: str, one: RepositoryStatistics) -> _Sums:
     sums = _Sums()
     with database.transaction("take_statistics") as connection:
-        try:
-            of = repository_id(connection, name)
-        except NotFound:
+        of = connection.execute(_LOCK, {"name": name}).scalar()
+        if of is None:
             return _Sums(is_here=False)
         now = db.clock(connection)
         # Rows of several batches are locked in one order by all.

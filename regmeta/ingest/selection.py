@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from regmeta.errors import Error, InvalidDigest, InvalidName, UsageError, without_frames
+from regmeta.errors import Error, UsageError, without_frames
 from regmeta.ingest.plan import ImageOutcome, ImageRequest
 from regmeta.oci import names
-from regmeta.oci.digest import Digest
 from regmeta.oci.names import Reference
 from regmeta.sources import Source, SourceEntry
 
@@ -74,24 +73,7 @@ def _request(source: Source, entry: SourceEntry, destination: Reference) -> Imag
     if entry.descriptor is None:
         assert entry.error is not None
         raise entry.error
-    tag = destination.tag or _tag(entry.ref_name)
+    tag = destination.tag
+    if tag is None and entry.ref_name is not None:
+        tag = names.ref_name_tag(entry.ref_name)
     return ImageRequest(source, entry.descriptor, destination.repository, tag)
-
-
-def _tag(ref_name: str | None) -> str | None:
-    """Return the tag that a ref name is, or ends with (``docker.io/library/busybox:1.36``)."""
-    if ref_name is None:
-        return None
-    tag = ref_name.rpartition(":")[2]
-    if not names.is_tag(tag) or _is_digest(ref_name.rpartition("@")[2]):
-        raise InvalidName(f"not a tag: {ref_name[:200]!r}")
-    return tag
-
-
-def _is_digest(text: str) -> bool:
-    """Tell whether a name is a digest: its hex is of the grammar of tags, and was never meant as one."""
-    try:
-        Digest.parse(text)
-    except InvalidDigest:
-        return False
-    return True

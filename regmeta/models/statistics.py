@@ -12,7 +12,8 @@ from regmeta.models.base import CLUSTERED, Base, BytesCount, DigestColumn, NameC
 class PullStatistic(Base):
     """How often something was pulled on one day; counted in batches, never on tag or manifest rows.
 
-    ``tag`` is the empty string for a pull by digest; ``day`` counts days since 1970-01-01 UTC.
+    ``tag`` is the empty string for a pull by digest; ``day`` counts days since 1970-01-01 UTC. Day -1 holds
+    what another registry has counted, on days and for tags that nobody knows.
     """
 
     __tablename__ = "pull_stats"

@@ -140,7 +140,8 @@ def _media_type(document: dict[str, Any], given: str | None, where: str) -> str:
     if given is not None:
         given = given.partition(";")[0].strip()
     own = document.get("mediaType")
-    if own is not None and (not isinstance(own, str) or not media_types.is_media_type(own)):
+    # What registries in Go wrote for none is read as none, as they do.
+    if own not in (None, "") and (not isinstance(own, str) or not media_types.is_media_type(own)):
         raise InvalidManifest(f"{where}: mediaType is {str(own)[:100]!r}")
     if own and given and own != given:
         raise InvalidManifest(f"{where}: says it is {own}, but is listed as {given}")

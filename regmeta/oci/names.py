@@ -45,6 +45,19 @@ def is_tag(text: str) -> bool:
     return _TAG.fullmatch(text) is not None
 
 
+def ref_name_tag(ref_name: str) -> str:
+    """Return the tag that a ref name is, or ends with (``docker.io/library/busybox:1.36``).
+
+    Raises:
+        InvalidName: it is neither. A digest is none: its hex is of the grammar of tags, and was never meant
+            as one.
+    """
+    tag = ref_name.rpartition(":")[2]
+    if not is_tag(tag) or _is_digest(ref_name.rpartition("@")[2]):
+        raise InvalidName(f"not a tag: {ref_name[:200]!r}")
+    return tag
+
+
 def image_name(repository: str, reference: str) -> str:
     """Return an image's name from its repository, whatever that is called, and a tag or a digest."""
     return f"{repository}{'@' if ':' in reference else ':'}{reference}"
@@ -96,3 +109,11 @@ class Reference:
         tag = f":{self.tag}" if self.tag is not None else ""
         digest = f"@{self.digest}" if self.digest is not None else ""
         return f"{self.repository}{tag}{digest}"
+
+
+def _is_digest(text: str) -> bool:
+    try:
+        Digest.parse(text)
+    except InvalidDigest:
+        return False
+    return True

@@ -23,7 +23,8 @@ from regmeta.oci import layout
 from regmeta.oci.descriptor import Descriptor
 from regmeta.oci.digest import Digest
 from regmeta.sources import SourceEntry
-from regmeta.sources.layout import check_document_size, listed, unusable
+from regmeta.sources.files import unusable
+from regmeta.sources.layout import check_document_size, listed
 from regmeta.sources.verified import check_limit, check_size, verified
 
 MAX_MEMBERS: Final = 1_000_000

@@ -1,30 +1,23 @@
 """An OCI image layout in a directory, and what both kinds of layout share.
 
 The root is what the user named, so it may be a symbolic link. Nothing below it may: every file is
-opened by one name, relative to the descriptor of a directory that was opened the same way. Nothing
-that happens to the path while it is read can lead out of the layout.
+opened by one name, relative to the descriptor of a directory that was opened the same way
+(:mod:`regmeta.sources.files`). Nothing that happens to the path while it is read can lead out of the layout.
 """
 
 from __future__ import annotations
 
-import errno
 import os
-import stat
 import threading
 from collections.abc import Iterator
-from typing import Final
 
 from regmeta.errors import InputError, InvalidSource, MissingContent, without_frames
 from regmeta.oci import layout
 from regmeta.oci.descriptor import REF_NAME, Descriptor
 from regmeta.oci.digest import Digest
-from regmeta.sources import SourceEntry
+from regmeta.sources import SourceEntry, files
+from regmeta.sources.files import unusable
 from regmeta.sources.verified import check_limit, check_size, verified
-
-# O_NONBLOCK: a FIFO without a writer would hold the open for ever, before fstat can refuse it.
-_FILE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-_FOLDER: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_DIRECTORY | os.O_CLOEXEC
-_CLOSED: Final = -1
 
 
 class LayoutDirectory:
@@ -43,7 +36,7 @@ class LayoutDirectory:
         self._lock = threading.Lock()
         self._folders: dict[str, int] = {}
         try:
-            self._root = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            self._root = os.open(path, files.ROOT)
         except (OSError, ValueError) as error:
             raise unusable(path, error) from error
         try:
@@ -70,24 +63,24 @@ class LayoutDirectory:
         fd, size_bytes = self._open(descriptor.digest)
         try:
             check_size(descriptor, size_bytes, self._path)
-            content = _read_up_to(fd, size_bytes)
+            content = files.read_up_to(fd, size_bytes)
         except OSError as error:
             raise unusable(self._where(descriptor.digest), error) from error
         finally:
             os.close(fd)
         return verified(descriptor, content, self._path)
 
-    def open(self, digest: Digest) -> _BlobFile:
+    def open(self, digest: Digest) -> files.OpenFile:
         """Open content for reading; see :meth:`regmeta.sources.Source.open`."""
         fd, _ = self._open(digest)
-        return _BlobFile(fd, self._where(digest))
+        return files.OpenFile(fd, self._where(digest))
 
     def close(self) -> None:
         """Close the directories; a stream that is open stays so until its own block ends."""
         with self._lock:
-            root, self._root = self._root, _CLOSED
+            root, self._root = self._root, files.CLOSED
             for fd in (*self._folders.values(), root):
-                if fd != _CLOSED:
+                if fd != files.CLOSED:
                     os.close(fd)
             self._folders.clear()
 
@@ -96,19 +89,11 @@ class LayoutDirectory:
             folder = self._folders.get(digest.algorithm)
             if folder is None:
                 folder = self._open_folder(digest.algorithm)
-            fd = os.open(digest.hex, _FILE, dir_fd=folder)
+            fd, status = files.open_regular(digest.hex, folder, self._where(digest))
         except FileNotFoundError:
             raise MissingContent(f"{self._path}: {digest} is missing") from None
         except OSError as error:
             raise unusable(self._where(digest), error) from error
-        try:
-            status = os.fstat(fd)
-        except OSError as error:
-            os.close(fd)
-            raise unusable(self._where(digest), error) from error
-        if not stat.S_ISREG(status.st_mode):
-            os.close(fd)
-            raise InvalidSource(f"{self._where(digest)}: not a regular file")
         return fd, status.st_size
 
     def _open_folder(self, algorithm: str) -> int:
@@ -117,9 +102,9 @@ class LayoutDirectory:
             known = self._folders.get(algorithm)
             if known is not None:
                 return known
-            blobs = os.open(layout.BLOBS_FOLDER, _FOLDER, dir_fd=self._root)
+            blobs = os.open(layout.BLOBS_FOLDER, files.FOLDER, dir_fd=self._root)
             try:
-                opened = os.open(algorithm, _FOLDER, dir_fd=blobs)
+                opened = os.open(algorithm, files.FOLDER, dir_fd=blobs)
             finally:
                 os.close(blobs)
             self._folders[algorithm] = opened
@@ -128,13 +113,10 @@ class LayoutDirectory:
     def _document(self, name: str, limit_bytes: int) -> bytes:
         where = f"{self._path}/{name}"
         try:
-            fd = os.open(name, _FILE, dir_fd=self._root)
+            fd, status = files.open_regular(name, self._root, where)
             try:
-                status = os.fstat(fd)
-                if not stat.S_ISREG(status.st_mode):
-                    raise InvalidSource(f"{where}: not a regular file")
                 check_document_size(status.st_size, limit_bytes, where)
-                return _read_up_to(fd, status.st_size)
+                return files.read_up_to(fd, status.st_size)
             finally:
                 os.close(fd)
         except OSError as error:
@@ -142,30 +124,6 @@ class LayoutDirectory:
 
     def _where(self, digest: Digest) -> str:
         return f"{digest} in {self._path}/{layout.blob_path(digest)}"
-
-
-class _BlobFile:
-    """The bytes of one blob file, closed at the end of its ``with`` block."""
-
-    __slots__ = ("_fd", "_where")
-
-    def __init__(self, fd: int, where: str) -> None:
-        self._fd = fd
-        self._where = where
-
-    def readinto(self, buffer: memoryview, /) -> int:
-        """Read into *buffer*; return how many bytes, 0 at the end."""
-        try:
-            return os.readv(self._fd, (buffer,))
-        except OSError as error:
-            raise unusable(self._where, error) from error
-
-    def __enter__(self) -> _BlobFile:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        fd, self._fd = self._fd, _CLOSED
-        os.close(fd)
 
 
 def listed(content: bytes, where: str) -> Iterator[SourceEntry]:
@@ -181,17 +139,6 @@ def check_document_size(size_bytes: int, limit_bytes: int, where: str) -> None:
     """Refuse an ``oci-layout`` or ``index.json`` that is too large to be read whole."""
     if size_bytes > limit_bytes:
         raise InvalidSource(f"{where}: {size_bytes} bytes are more than {limit_bytes}")
-
-
-def unusable(where: str, error: OSError | ValueError) -> InvalidSource:
-    """Return the error that says why the operating system did not give what was asked for."""
-    if not isinstance(error, OSError):  # a NUL in a path
-        return InvalidSource(f"{where}: {error}")
-    if error.errno == errno.ENOENT:
-        return InvalidSource(f"{where}: no such file or directory")
-    if error.errno == errno.ELOOP:
-        return InvalidSource(f"{where}: is a symbolic link, and none is followed here")
-    return InvalidSource(f"{where}: {error.strerror}")
 
 
 def _entries(found: list[object], where: str) -> Iterator[SourceEntry]:
@@ -210,10 +157,3 @@ def _entry(position: int, value: object, where: str) -> SourceEntry:
     except InputError as error:
         return SourceEntry(position, ref_name, None, without_frames(error))
     return SourceEntry(position, ref_name, descriptor)
-
-
-def _read_up_to(fd: int, size_bytes: int) -> bytes:
-    content = os.read(fd, size_bytes)
-    while len(content) < size_bytes and (more := os.read(fd, size_bytes - len(content))):
-        content += more
-    return content

@@ -9,7 +9,8 @@ from typing import Final
 from regmeta.errors import InvalidSource
 from regmeta.sources import Source
 from regmeta.sources.archive import LayoutArchive
-from regmeta.sources.layout import LayoutDirectory, unusable
+from regmeta.sources.files import unusable
+from regmeta.sources.layout import LayoutDirectory
 
 # As skopeo writes them (containers-transports(5)). What the path is decides; these are taken off.
 _PREFIXES: Final = ("oci:", "oci-archive:")

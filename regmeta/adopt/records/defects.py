@@ -33,6 +33,14 @@ _LIST: Final[Any] = (
     .order_by(AdoptionRepository.source, AdoptionDefect.kind, AdoptionDefect.image, AdoptionDefect.subject)
 )
 _OF_REPOSITORY: Final = _LIST.where(AdoptionRepository.source == sa.bindparam("source"))
+_MENDABLE: Final = (
+    sa.select(AdoptionDefect.image)
+    .where(
+        AdoptionDefect.repository_id == sa.bindparam("of"),
+        AdoptionDefect.kind.in_(("broken-index-child", "unlinked-blob")),
+    )
+    .distinct()
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,3 +75,9 @@ def of_repository(database: Database, adoption_id: int, source: str) -> list[Kno
     with database.read() as connection:
         parameters = {"adoption": adoption_id, "source": source}
         return [KnownDefect(*row) for row in connection.execute(_OF_REPOSITORY, parameters)]
+
+
+def mendable(database: Database, repository_id: int) -> frozenset[str]:
+    """Return the images that are here, and of which more may come when the source is mended."""
+    with database.read() as connection:
+        return frozenset(connection.execute(_MENDABLE, {"of": repository_id}).scalars())

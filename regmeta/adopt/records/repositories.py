@@ -58,6 +58,10 @@ _TAKEN: Final = (
     )
     .limit(1)
 )
+# Two runs at once write one after the other.
+_LOCK: Final = (
+    sa.select(Adoption.id).where(Adoption.id == sa.bindparam("adoption")).with_for_update(key_share=True)
+)
 _ROW: Final = Conflict(
     ("adoption_id", "source"),
     taken=(
@@ -79,6 +83,7 @@ _SEEN_AGAIN: Final = (
     .where(
         AdoptionDefect.repository_id == sa.bindparam("of"),
         AdoptionDefect.image.in_(sa.bindparam("images", expanding=True)),
+        AdoptionDefect.outcome == "brought",  # what is here was not left out
     )
     .values(seen_in=sa.bindparam("pass_"))
 )
@@ -117,6 +122,7 @@ class Step:
     cursor: str | None = None  # None: it is done
     found: Sequence[Found] = ()
     unchanged: Sequence[str] = ()  # images that are here: what was odd about them still is
+    seen_at: datetime | None = None  # when its row was written as far as this run knows
 
 
 def known(database: Database, adoption_id: int, source: str) -> KnownRepository | None:
@@ -141,28 +147,37 @@ def taken_by(database: Database, adoption_id: int, destination: str) -> str | No
         return found
 
 
-def note(database: Database, adoption_id: int, step: Step) -> None:
-    """Write what is known now, in one transaction. With the last piece, what was mended is forgotten.
+def note(database: Database, adoption_id: int, step: Step) -> datetime:
+    """Write what is known now, in one transaction, and return its time.
+
+    With the last piece, what was mended is forgotten.
+
+    Where another run has written since *seen_at*, the two may have listed different things, and each has
+    brought or removed by its own list: no fingerprint is noted, so that the next run looks at all of it.
 
     Raises:
         Unavailable, Locked: nothing was written.
     """
 
-    def work() -> None:
+    def work() -> datetime:
         with database.transaction("adoption_step") as connection:
             now = db.clock(connection)
             repository_id = _note(connection, adoption_id, step, now)
             _note_defects(connection, repository_id, step, now)
+            return now
 
-    retried(work)
+    return retried(work)
 
 
 def _note(connection: Connection, adoption_id: int, step: Step, now: datetime) -> int:
+    connection.execute(_LOCK, {"adoption": adoption_id})
+    before = connection.execute(_ONE, {"adoption": adoption_id, "source": step.source}).one_or_none()
+    is_alone = step.seen_at == (None if before is None else before.checked_at)
     values = {
         "adoption_id": adoption_id,
         "source": step.source,
         "destination": step.destination,
-        "fingerprint": step.fingerprint,
+        "fingerprint": step.fingerprint if is_alone else "",
         "cursor": step.cursor,
         "state": "done" if step.cursor is None else "partial",
         "passes": step.passes,

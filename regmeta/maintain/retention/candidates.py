@@ -19,6 +19,7 @@ from regmeta.models import IndexMember, Manifest, PullStatistic, Tag
 from regmeta.models.base import UtcTime
 from regmeta.oci.digest import Digest
 from regmeta.query.catalog import platform
+from regmeta.query.statistics.days import BEFORE_DAYS
 
 _repository: Final[Any] = sa.bindparam("repository")
 _LIVE: Final = (Tag.repository_id == _repository, Tag.ended_at.is_(None))
@@ -36,14 +37,17 @@ _TAGS: Final = (
     .join(Manifest, Manifest.id == Tag.manifest_id)
     .where(*_LIVE)
 )
+# Another registry counted them: they may be of any tag, and do not tell that what has none was not pulled.
+_is_before: Final = (PullStatistic.day <= BEFORE_DAYS).label("is_before")
 _PULLS: Final = (
     sa.select(
         PullStatistic.digest,
         PullStatistic.tag,
         sa.func.max(PullStatistic.last_pulled_at, type_=UtcTime()),
+        _is_before,
     )
     .where(PullStatistic.repository_id == _repository)
-    .group_by(PullStatistic.digest, PullStatistic.tag)
+    .group_by(PullStatistic.digest, PullStatistic.tag, _is_before)
 )
 _SUBJECTS: Final = (
     sa.select(Manifest.subject_digest)
@@ -133,10 +137,15 @@ def read_candidates(
     rules = policy.keep
     rows = sorted(connection.execute(_TAGS, of).all(), key=lambda row: str(row.name))
     pulls: dict[tuple[Digest, str], datetime] = {}
+    before: dict[Digest, datetime] = {}
     counts_pulls = True
     if any(rule.asks_for_pulls for rule in rules):
         found: Any = connection.execute(_PULLS, of)
-        pulls = {(digest, tag): at for digest, tag, at in found}
+        for digest, tag, at, is_before in found:
+            if is_before:
+                before[digest] = at
+            else:
+                pulls[digest, tag] = at
         counts_pulls = bool(pulls)
     platforms: Mapping[int, Collection[str]] = {}
     if any(rule.platforms for rule in rules):
@@ -155,7 +164,7 @@ def read_candidates(
                 row.name,
                 row.manifest_digest,
                 row.started_at,
-                pulls.get((row.manifest_digest, row.name)),
+                _later(pulls.get((row.manifest_digest, row.name)), before.get(row.manifest_digest)),
                 frozenset(platforms.get(row.id, ())),
                 row.manifest_digest in subjects,
                 bool(here) and _subject_of(row.name, row.subject_digest) in here,
@@ -165,6 +174,10 @@ def read_candidates(
         ),
         counts_pulls,
     )
+
+
+def _later(one: datetime | None, other: datetime | None) -> datetime | None:
+    return max((at for at in (one, other) if at is not None), default=None)
 
 
 def _platforms(

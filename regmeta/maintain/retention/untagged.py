@@ -21,6 +21,7 @@ from regmeta.maintain.retention.policy import Policy, policy_of
 from regmeta.models import Manifest, PullStatistic
 from regmeta.models.base import UtcTime
 from regmeta.oci.digest import Digest
+from regmeta.query.statistics.days import BEFORE_DAYS
 
 _repository: Final[Any] = sa.bindparam("repository")
 _ids: Final[Any] = sa.bindparam("ids", expanding=True)
@@ -50,7 +51,9 @@ _NEWEST_PULLED: Final = (
     .limit(sa.bindparam("count"))
 )
 _PULLS: Final = _last_pulls.where(PullStatistic.digest.in_(sa.bindparam("digests", expanding=True)))
-_ANY_PULL: Final = sa.select(sa.exists().where(PullStatistic.repository_id == _repository))
+_ANY_PULL: Final = sa.select(
+    sa.exists().where(PullStatistic.repository_id == _repository, PullStatistic.day > BEFORE_DAYS)
+)
 
 
 def keeper_of_untagged(policies: Sequence[Policy]) -> KeepUntagged | None:

@@ -18,6 +18,7 @@ from regmeta.oci.folding import text_key, text_of
 from regmeta.query.graph.signatures import is_signed
 from regmeta.query.lists.filters import shape_of
 from regmeta.query.lists.paging import Shape
+from regmeta.query.statistics.days import BEFORE_DAYS
 
 MAX_LABEL_VALUE: Final = 4096  # [characters] of a label's value that a row keeps
 MAX_LABELS: Final = 20  # in one filter
@@ -94,7 +95,7 @@ def pulled_at(*tag: Any) -> Any:
         .where(
             PullStatistic.repository_id == Manifest.repository_id,
             PullStatistic.digest == Manifest.digest,
-            *(PullStatistic.tag == name for name in tag),
+            *(sa.or_(PullStatistic.tag == name, PullStatistic.day <= BEFORE_DAYS) for name in tag),
         )
         .correlate_except(PullStatistic)
         .scalar_subquery()

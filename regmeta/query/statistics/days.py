@@ -12,6 +12,9 @@ from regmeta.errors import UsageError
 
 LONGEST: Final = 3660  # [days] that one question covers
 
+BEFORE_DAYS: Final = -1
+"""Of pulls that another registry counted before this one did, of which no day and no tag is known."""
+
 _FIRST: Final = date(1970, 1, 1)
 
 

@@ -134,7 +134,7 @@ class RegistryStorage(Protocol):
         """
 
     def says_type(self, name: str, digest: Digest) -> bool:
-        """Tell whether a manifest, or what lists it, says its media type.
+        """Tell whether a manifest, or what lists it, says its media type, or need not: not where it is empty.
 
         Raises:
             Error: what :meth:`descriptor` raises.

@@ -26,7 +26,7 @@ class UnknownMediaType(InvalidManifest):
 
 @dataclass(frozen=True, slots=True)
 class FoundManifest:
-    """The descriptor of a manifest, and whether the manifest or its listing says the type that it has."""
+    """The descriptor of a manifest, and whether its type is said, or need not be: not where it is empty."""
 
     descriptor: Descriptor
     says_type: bool
@@ -84,7 +84,9 @@ def found_manifest(
         )
     media_type = said or by_members
     assert media_type is not None
-    return FoundManifest(Descriptor(media_type, digest, len(content)), said is not None)
+    # An OCI document need not say it.
+    says_type = said is not None or "mediaType" not in document
+    return FoundManifest(Descriptor(media_type, digest, len(content)), says_type)
 
 
 def _object(content: bytes, where: str) -> dict[str, Any]:

@@ -123,7 +123,10 @@ def test_plan_names_what_a_run_does_and_a_second_run_says_it_again(
     assert second.defects == first.defects
     assert adoption.defects() == defects
     again = adoption.run(again=True)
-    assert (again.brought, again.left_out, again.unchanged) == (0, first.left_out, 0)
+    # An index without a child is looked at again: it may be whole by now.
+    incomplete = sum(number for (kind, _), number in first.defects.items() if kind == "broken-index-child")
+    assert again.brought <= incomplete
+    assert (again.copied_bytes, again.left_out, again.unchanged) == (0, first.left_out, 0)
     assert again.defects == first.defects
     assert adoption.kinds() == kinds
 
@@ -145,4 +148,4 @@ def test_leftovers_bring_nothing(
 
 def test_every_class_has_a_meaning() -> None:
     assert all(MEANINGS.values())
-    assert BROUGHT <= set(MEANINGS)
+    assert set(MEANINGS) >= BROUGHT

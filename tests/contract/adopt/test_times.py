@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,7 @@ def test_tag_that_was_moved_twice_has_its_history_in_order(old: OldDocker, adopt
     begun = [when for _, when, *_ in found]
     assert begun == sorted(begun)
     assert begun[0] == THEN
-    for (_, _, end, _), (_, next_begun, _, _) in zip(found, found[1:], strict=False):
+    for (_, _, end, _), (_, next_begun, _, _) in pairwise(found):
         assert end == next_begun
     assert found[-1][2] is None
 

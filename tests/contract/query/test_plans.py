@@ -125,6 +125,7 @@ def test_a_lost_index_is_noticed(index: str, name: str, plain: str, tmp_path: Pa
 def test_every_table_that_grows_is_looked_at() -> None:
     machinery = {"gc_tasks", "ingests", "intents", "layout_outbox", "store_identity", "tombstones"}
     others = {"sync_items", "sync_runs", "tag_locks"}
+    others |= {"adoptions", "adoption_repositories", "adoption_defects"}
     assert LARGE | machinery | others == set(Base.metadata.tables)
 
 

@@ -28,12 +28,14 @@ from regmeta.store import new_key
 from tests.crash.harness import images
 from tests.crash.harness.children import Acknowledge, die, run_child
 from tests.crash.harness.images import REPOSITORY
+from tests.crash.harness.old_registry import AFTER, BEFORE, adopt_from, write
 from tests.crash.harness.places import Arena, Place
 from tests.crash.harness.upstream import sync_from
 from tests.support.derived import raw
 from tests.support.registry import change, key_of, open_parts, requests
 
 PLAN: Final = "plan.json"
+OLD_FOLDER: Final = "old"
 
 
 def base(arena: Arena, backend: str, name: str) -> Place:
@@ -104,6 +106,38 @@ def _synced(place: Place) -> None:
         sync_from(place, acknowledge, "new", "bad")
 
     _must_end(place, body)
+
+
+def old_registry_before(place: Place) -> Path:
+    """Return another registry's storage, which all places read and nobody links to."""
+    return write(place.sources / "old-before", BEFORE)
+
+
+def old_registry_after(place: Place) -> Path:
+    """Return the same storage as it is later."""
+    return write(place.sources / "old-after", AFTER)
+
+
+def _beside_old(place: Place) -> None:
+    """Another registry's storage is on the same file system. Each copy has its own: links are not shared."""
+    write(place.folder / OLD_FOLDER, BEFORE)
+
+
+def _adopted(place: Place) -> None:
+    """There is what was taken over from another registry's storage, and nothing else."""
+
+    def body(acknowledge: Acknowledge) -> None:
+        app.initialise(place.settings)
+        adopt_from(place, acknowledge, old_registry_before(place), links=False)
+
+    _must_end(place, body)
+
+
+def _adopted_and_changed(place: Place) -> None:
+    """It has changed since: where it lies, it is as it is later."""
+    database, store = open_parts(place.settings)
+    with closing(database), closing(store):
+        change(database, "UPDATE adoptions SET location = :now", now=str(old_registry_after(place)))
 
 
 def _damaged(place: Place) -> None:
@@ -383,4 +417,7 @@ _BASES: Final[dict[str, tuple[str | None, Callable[[Place], None]]]] = {
     "deleted": ("imported", _deleted),
     "deleted long ago": ("deleted", age),
     "mounted": ("imported", _mounted),
+    "beside old": ("populated", _beside_old),
+    "adopted": (None, _adopted),
+    "adopted and changed": ("adopted", _adopted_and_changed),
 }

@@ -12,6 +12,7 @@ from uuid import uuid4
 from regmeta import app
 from regmeta.app import backups, database_copy, rebuilding, reconciling, repairing, retention, verification
 from regmeta.errors import ConstraintViolated, Refused, StoreUnavailable
+from regmeta.ingest.adopted_statistics import take_statistics
 from regmeta.ingest.favorites import set_favorite
 from regmeta.ingest.plan import Lifetimes
 from regmeta.ingest.pulls import Pull, record_pulls
@@ -30,6 +31,7 @@ from regmeta.maintain.search import check_search, rebuild_search
 from regmeta.maintain.usage import record_usage
 from regmeta.oci.digest import Digest
 from regmeta.oci.folding import text_key
+from regmeta.sources.zot import ImageStatistics, RepositoryStatistics
 from tests.crash.harness.bases import PLAN, elsewhere, with_policies
 from tests.crash.harness.children import Acknowledge
 from tests.crash.harness.images import REPOSITORY
@@ -175,6 +177,8 @@ def _statistics(place: Place, acknowledge: Acknowledge) -> None:
         digest = min(tags(database, REPOSITORY).values(), key=str)
         record_pulls(database, [Pull(REPOSITORY, digest, None, datetime.now(UTC))])
         set_favorite(database, "ann", "star", REPOSITORY)
+        counted = ImageStatistics(digest, 5, datetime(2024, 5, 6, tzinfo=UTC), None)
+        take_statistics(database, [RepositoryStatistics(REPOSITORY, (counted,), starred_by=("bob",))])
         record_usage(database, _Quiet())
         prune_events(database, timedelta())
     acknowledge("finished")

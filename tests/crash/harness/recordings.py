@@ -14,6 +14,7 @@ from regmeta.db import Database
 from tests.crash.harness.children import Fact, Mutate, Outcome, run_child
 from tests.crash.harness.places import Arena, Place
 from tests.crash.harness.use_case import UseCase
+from tests.support.adoptions import adoption_records
 from tests.support.derived import text
 from tests.support.logical_dump import logical_dump
 from tests.support.registry import open_parts
@@ -99,6 +100,7 @@ def _state(place: Place) -> State:
         rows = logical_dump(database)
         rows["repositories"] = [row[:2] for row in rows["repositories"]]  # no revisions, no times
         rows["tag_locks"] = _locks(database)
+        rows |= adoption_records(database)
         return State(rows, tags(database))
 
 

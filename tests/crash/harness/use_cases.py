@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from tests.crash.harness.adopting_cases import ADOPTING_CASES
 from tests.crash.harness.content_cases import CONTENT_CASES
 from tests.crash.harness.deleting_cases import DELETING_CASES
 from tests.crash.harness.maintenance_cases import MAINTENANCE_CASES
@@ -27,6 +28,7 @@ USE_CASES: Final[tuple[UseCase, ...]] = (
     *DELETING_CASES,
     *SYNC_CASES,
     *MOVING_CASES,
+    *ADOPTING_CASES,
 )
 
 
