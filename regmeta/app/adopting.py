@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import msgspec
@@ -18,17 +18,21 @@ from regmeta.adopt.records import adoptions, defects, repositories
 from regmeta.adopt.records.adoptions import KnownAdoption
 from regmeta.adopt.records.defects import KnownDefect
 from regmeta.adopt.records.repositories import KnownRepository
-from regmeta.adopt.run import AdoptReport, Options, Run, lifetimes_for
-from regmeta.app import open_for_reading, open_for_writing
+from regmeta.adopt.run import AdoptReport, Options, Run, destination_of, lifetimes_for
+from regmeta.app import mirroring, open_for_reading, open_for_writing
 from regmeta.app.writers import lifetimes_of
 from regmeta.db import Database
 from regmeta.errors import NotFound, UsageError
+from regmeta.ingest.adopted_statistics import StatisticsReport
+from regmeta.ingest.adopted_statistics import take_statistics as keep_statistics
 from regmeta.oci import names
 from regmeta.settings import Settings
 from regmeta.settings.object_store import is_bucket
 from regmeta.settings.source_bucket import source_reach
 from regmeta.sources.storage import RegistryStorage
 from regmeta.sources.storage.open import open_storage
+from regmeta.sources.zot.api import ZotApi
+from regmeta.sources.zot.metadb import read_metadb
 from regmeta.sync.pipeline import NoProgress, Progress
 
 
@@ -156,6 +160,36 @@ def finalize(
         return _known(database, adoption.location)
 
 
+def take_statistics(
+    settings: Settings, source: str, *, zot_url: str | None = None, meta_db: str | None = None
+) -> StatisticsReport:
+    """Keep what zot knows of the images that were adopted from *source*: by its API, or by its own database.
+
+    Raises:
+        UsageError: not exactly one of *zot_url* and *meta_db* is given.
+        NotFound: the source was never adopted, or the registry there has no search extension.
+        InvalidSource: what it says cannot be read.
+        RemoteUnavailable, RemoteRefused, UnsafeRemote: it does not say it.
+        Unavailable, Locked: nothing can be written here now.
+    """
+    if (zot_url is None) == (meta_db is None):
+        raise UsageError("give --zot-url or --meta-db")
+    stopped = threading.Event()
+    with ExitStack() as stack:
+        registry = stack.enter_context(open_for_writing(settings))
+        adoption = _known(registry.database, _location(source))
+        if meta_db is not None:
+            found = read_metadb(meta_db)
+        else:
+            assert zot_url is not None
+            endpoint = mirroring.endpoint_of(settings, zot_url, stopped)
+            stack.callback(endpoint.close)
+            found = ZotApi(endpoint).read(_sources(registry.database, adoption))
+        return keep_statistics(
+            registry.database, found, name_here=lambda name: destination_of(adoption.prefix, name) or ""
+        )
+
+
 def status(settings: Settings, source: str | None = None) -> list[AdoptionStatus]:
     """Return how each adoption stands, or that of *source*.
 
@@ -179,6 +213,13 @@ def rejects(settings: Settings, source: str, limit: int) -> list[KnownDefect]:
     with open_for_reading(settings) as registry:
         adoption = _known(registry.database, _location(source))
         return defects.listed(registry.database, adoption.id, limit)
+
+
+def _sources(database: Database, adoption: KnownAdoption) -> Iterator[str]:
+    after = ""
+    while some := repositories.page(database, adoption.id, after):
+        yield from (each.source for each in some)
+        after = some[-1].source
 
 
 def _status(database: Database, adoption: KnownAdoption) -> AdoptionStatus:

@@ -19,6 +19,9 @@ from regmeta.sync.mapping import collision
 from regmeta.sync.policy import Backoff, ContentRule, Policy
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from regmeta.sources.registry.transport import Endpoint
     from regmeta.sources.registry.upstream import Upstream
 
 FIRST_RETRY: Final = timedelta(minutes=1)
@@ -72,21 +75,45 @@ def for_reference(
     Raises:
         UsageError: the credentials file or the certificates cannot be read.
     """
-    for registry in settings.sync.registries:
-        if _base(registry.urls[0]).host == reference.host:
-            break
-    else:
-        base = replace(reference, scheme="http") if plain_http else reference
-        registry = SyncRegistry(name=reference.host, urls=(base.api_url,))
+    base = replace(reference, scheme="http") if plain_http else reference
+    registry = _named_or_default(settings, base)
     policy = replace(_policy(registry), name=reference.host, content=())
     return policy, _opened(registry, stopped)
 
 
+def endpoint_of(settings: Settings, url: str, stopped: threading.Event | None = None) -> Endpoint:
+    """Return what asks the registry at *url*, as the settings say if they name it. The caller closes it.
+
+    Raises:
+        UsageError: the credentials file or the certificates cannot be read.
+        InvalidName: it is no URL of a registry.
+    """
+    base = _base(url)
+    registry = _named_or_default(settings, base)
+    return _endpoints(registry, [base], stopped)[0]
+
+
+def _named_or_default(settings: Settings, base: RemoteReference) -> SyncRegistry:
+    """Return what the settings say of the registry whose first URL names the same host, or the defaults."""
+    for registry in settings.sync.registries:
+        if _base(registry.urls[0]).host == base.host:
+            return registry
+    return SyncRegistry(name=base.host, urls=(base.api_url,))
+
+
 def _opened(said: SyncRegistry, stopped: threading.Event | None) -> Upstream:
+    from regmeta.sources.registry.upstream import Upstream
+
+    bases = [_base(url) for url in said.urls]
+    return Upstream(_endpoints(said, bases, stopped), name=bases[0].host)
+
+
+def _endpoints(
+    said: SyncRegistry, bases: Sequence[RemoteReference], stopped: threading.Event | None
+) -> list[Endpoint]:
     from regmeta.sources.registry.docker_config import DockerConfig, default_path
     from regmeta.sources.registry.terms import Terms
     from regmeta.sources.registry.transport import Endpoint
-    from regmeta.sources.registry.upstream import Upstream
 
     terms = Terms(
         tls_verify=said.tls_verify,
@@ -106,10 +133,8 @@ def _opened(said: SyncRegistry, stopped: threading.Event | None) -> Upstream:
         credentials = DockerConfig(said.credentials_file)
     else:
         credentials = DockerConfig(default_path(os.environ), must_exist=False)
-    bases = [_base(url) for url in said.urls]
     urls = [base.api_url for base in bases]
-    endpoints = [Endpoint(url, terms=terms, credentials=credentials, stopped=stopped) for url in urls]
-    return Upstream(endpoints, name=bases[0].host)
+    return [Endpoint(url, terms=terms, credentials=credentials, stopped=stopped) for url in urls]
 
 
 def _base(url: str) -> RemoteReference:

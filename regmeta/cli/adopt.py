@@ -212,6 +212,36 @@ def defects(ctx: typer.Context, source: Source, limit: Limit = 1000, as_json: Js
 
 
 @app.command()
+def statistics(
+    ctx: typer.Context,
+    source: Source,
+    zot_url: Annotated[
+        str | None, typer.Option("--zot-url", help="A running zot with its search extension.")
+    ] = None,
+    meta_db: Annotated[
+        str | None, typer.Option("--meta-db", help="zot's own database, a file beside its storage.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Take over what zot has counted: pulls, last pulls, push times and pushers, stars and bookmarks.
+
+    After SOURCE was adopted; again at any time: nothing is counted twice. The database tells more than the
+    API, such as whose the stars are. What zot knows no day of is on no day here either.
+
+    \b
+    Examples:
+      regmeta adopt statistics /var/lib/zot --zot-url http://localhost:5000
+      regmeta adopt statistics /var/lib/zot --meta-db /var/lib/zot/meta.db
+    """
+    from regmeta.app import adopting
+
+    report = adopting.take_statistics(settings(ctx), source, zot_url=zot_url, meta_db=meta_db)
+    adopt_reports.show_statistics(report, as_json)
+    if report.problems:
+        raise typer.Exit(FINDINGS)
+
+
+@app.command()
 def finalize(
     ctx: typer.Context,
     source: Source,

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from regmeta.adopt.run import AdoptReport
     from regmeta.app.adopting import AdoptionStatus
     from regmeta.errors import Error
+    from regmeta.ingest.adopted_statistics import StatisticsReport
     from regmeta.sources.storage import DefectKind
 
 
@@ -213,6 +214,29 @@ def show_defects(found: Sequence[KnownDefect], as_json: bool, limit: int) -> Non
     )
     if len(found) >= limit:
         render.say(f"(there may be more: --limit {2 * limit})")
+
+
+def show_statistics(report: StatisticsReport, as_json: bool) -> None:
+    """Show what of an old registry's statistics is kept."""
+    if as_json:
+        render.json(report)
+        return
+    for problem in report.problems:
+        render.say(f"regmeta: {problem.repository}: {problem.what}")
+    render.say(
+        f"{render.count(report.repositories, 'repository', 'repositories')},"
+        f" {render.count(report.manifests, 'manifest')}, {render.count(report.pulls, 'pull')} in sum:"
+        f" {render.count(report.changed, 'row')} changed"
+    )
+    left = (
+        (report.undated, "manifests whose pulls have no time: not kept"),
+        (report.absent, "manifests that are not here"),
+        (report.absent_repositories, "repositories that are not here"),
+        (report.unnamed_stars, "stars that nobody says whose they are: not kept"),
+    )
+    for number, what in left:
+        if number:
+            render.say(f"{number:>7} {what}")
 
 
 def _result(each: ComparedRepository) -> str:

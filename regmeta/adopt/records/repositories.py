@@ -147,37 +147,43 @@ def taken_by(database: Database, adoption_id: int, destination: str) -> str | No
         return found
 
 
-def note(database: Database, adoption_id: int, step: Step) -> datetime:
-    """Write what is known now, in one transaction, and return its time.
+def note(database: Database, adoption_id: int, step: Step) -> datetime | None:
+    """Write what is known now, in one transaction; return its time, to be the next step's *seen_at*.
 
     With the last piece, what was mended is forgotten.
 
     Where another run has written since *seen_at*, the two may have listed different things, and each has
     brought or removed by its own list: no fingerprint is noted, so that the next run looks at all of it.
+    Then nothing is returned: so it stays for the rest of this run.
 
     Raises:
         Unavailable, Locked: nothing was written.
     """
 
-    def work() -> datetime:
+    def work() -> datetime | None:
         with database.transaction("adoption_step") as connection:
             now = db.clock(connection)
-            repository_id = _note(connection, adoption_id, step, now)
+            connection.execute(_LOCK, {"adoption": adoption_id})
+            is_alone = step.seen_at == _written_at(connection, adoption_id, step.source)
+            fingerprint = step.fingerprint if is_alone else ""
+            repository_id = _note(connection, adoption_id, step, fingerprint, now)
             _note_defects(connection, repository_id, step, now)
-            return now
+            return now if is_alone else None
 
     return retried(work)
 
 
-def _note(connection: Connection, adoption_id: int, step: Step, now: datetime) -> int:
-    connection.execute(_LOCK, {"adoption": adoption_id})
-    before = connection.execute(_ONE, {"adoption": adoption_id, "source": step.source}).one_or_none()
-    is_alone = step.seen_at == (None if before is None else before.checked_at)
+def _written_at(connection: Connection, adoption_id: int, source: str) -> datetime | None:
+    row = connection.execute(_ONE, {"adoption": adoption_id, "source": source}).one_or_none()
+    return None if row is None else KnownRepository(*row).checked_at
+
+
+def _note(connection: Connection, adoption_id: int, step: Step, fingerprint: str, now: datetime) -> int:
     values = {
         "adoption_id": adoption_id,
         "source": step.source,
         "destination": step.destination,
-        "fingerprint": step.fingerprint if is_alone else "",
+        "fingerprint": fingerprint,
         "cursor": step.cursor,
         "state": "done" if step.cursor is None else "partial",
         "passes": step.passes,
