@@ -58,6 +58,7 @@ from regmeta.sync.watched import Halt
 LEASE: Final = timedelta(days=36_500)
 """For so long everything that was brought is kept, unless the adoption is finalized before."""
 IMAGES_AT_ONCE: Final = 8
+_GONE: Final = "gone"  # in place of a fingerprint: should the repository come back, it is looked at
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +156,7 @@ class Run:
         self._again: deque[Wanted] = deque()
         self._under_way: dict[ItemKey, tuple[OpenRepository, Piece, Wanted]] = {}
         self._tried_again: set[ItemKey] = set()
+        self._seen: set[str] = set()  # repositories
         self._mended: set[ItemKey] = set()  # here already, but for what may have been mended there
 
     def run(self) -> AdoptReport:
@@ -182,6 +184,7 @@ class Run:
             for outcomes in pipeline.run(self._items()):
                 for outcome in outcomes:
                     self._take(outcome)
+        self._forget_gone()
         if not self._report.failures:
             adoptions.complete(self._writer.database, self._adoption.id)
         self._report.linked_bytes = _linked_bytes() - linked
@@ -222,6 +225,7 @@ class Run:
         """Begin with a repository; None if nothing is to be done for it."""
         database, adoption = self._writer.database, self._adoption
         self._report.repositories += 1
+        self._seen.add(name)
         try:
             known = repositories.known(database, adoption.id, name)
             fingerprint = fingerprint_of(self._storage, name)
@@ -393,6 +397,24 @@ class Run:
             except NotFound:
                 found.append(Found(Defect("moved-here", tag, f"{name}:{tag} was moved just now"), tag))
         return found
+
+    def _forget_gone(self) -> None:
+        """Forget what was wrong with repositories that are not there any more; what they brought stays."""
+        database, adoption, after = self._writer.database, self._adoption, ""
+        while some := repositories.page(database, adoption.id, after):
+            for known in some:
+                if known.source not in self._seen and known.fingerprint != _GONE:
+                    step = repositories.Step(
+                        known.source,
+                        known.destination,
+                        _GONE,
+                        known.passes + 1,
+                        known.tags,
+                        known.manifests,
+                        seen_at=known.checked_at,
+                    )
+                    repositories.note(database, adoption.id, step)
+            after = some[-1].source
 
     def _fail(self, name: str, error: Error) -> None:
         self._report.failures[name] = without_frames(error)

@@ -66,6 +66,7 @@ def undisturbed(backend: str, tmp_path: Path, request: pytest.FixtureRequest) ->
     postgres.drop(name)
 
 
+@pytest.mark.soak_on_postgresql
 def test_adoption_that_is_killed_twice_ends_as_if_it_was_not(
     settings: Settings, undisturbed: Settings, tmp_path: Path
 ) -> None:
@@ -380,7 +381,7 @@ def test_image_that_takes_long_is_not_passed_over_when_those_behind_it_are_done(
         def done(self, outcomes: Iterable[ItemOutcome]) -> None:
             told = list(outcomes)
             seen.update(item.reference for item in told if item.destination == MANY)
-            if len(seen) >= 2 * PIECE:
+            if len(seen) >= 2 * PIECE + pipeline.COMMITTING:  # so the second piece is taken in
                 later_ones_are_done.set()
                 raise KeyboardInterrupt
             super().done(told)

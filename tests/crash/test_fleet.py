@@ -282,7 +282,7 @@ def test_fleet_that_is_killed_frozen_and_cut_off_loses_nothing_in_seconds() -> N
 @pytest.mark.parametrize(
     ("images", "most_s"),
     [
-        pytest.param(150, 150, marks=[pytest.mark.soak, pytest.mark.timeout(600)]),
+        pytest.param(100, 150, marks=[pytest.mark.soak, pytest.mark.timeout(600)]),
         pytest.param(FULL.images, FULL.most_s, marks=[pytest.mark.long, pytest.mark.timeout(3_600)]),
     ],
 )

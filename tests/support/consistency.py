@@ -178,7 +178,7 @@ class _Check:
                 actual = actual and derived.text(actual)
             if actual != value:
                 yield f"{where}: {name} is {actual!r}, its bytes say {value!r}"
-        if document.get("mediaType", row["media_type"]) != row["media_type"]:
+        if (document.get("mediaType") or row["media_type"]) != row["media_type"]:
             yield f"{where}: media_type is {row['media_type']}"
         yield from self._blob_edges(number, where, derived.blob_edges(document, config))
         yield from self._index_members(row, where, derived.members(document))

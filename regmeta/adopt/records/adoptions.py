@@ -13,7 +13,7 @@ from regmeta.db import Database
 from regmeta.errors import Refused
 from regmeta.ingest.inserting import inserting
 from regmeta.ingest.retry import retried
-from regmeta.models import Adoption
+from regmeta.models import Adoption, AdoptionRepository
 
 _COLUMNS: Final[Any] = sa.select(
     Adoption.id,
@@ -28,6 +28,11 @@ _COLUMNS: Final[Any] = sa.select(
 _OF: Final = _COLUMNS.where(Adoption.location == sa.bindparam("of"))
 _ALL: Final = _COLUMNS.order_by(Adoption.id)
 _BY_ID: Final = sa.update(Adoption).where(Adoption.id == sa.bindparam("of"))
+_LOOK_AGAIN: Final = (
+    sa.update(AdoptionRepository)
+    .where(AdoptionRepository.adoption_id == sa.bindparam("of"))
+    .values(fingerprint="", cursor=None)
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +79,9 @@ def start(
                         f"{location}: was finalized at {found.finalized_at}: what is there now is looked at"
                         " again with --reopen"
                     )
-                connection.execute(_BY_ID.values(finalized_at=None), {"of": found.id})
+                connection.execute(_BY_ID.values(finalized_at=None, completed_at=None), {"of": found.id})
+                # Its leases have ended: all is looked at again, whether it has changed there or not.
+                connection.execute(_LOOK_AGAIN, {"of": found.id})
             return found
 
     return retried(work)

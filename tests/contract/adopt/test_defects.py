@@ -119,9 +119,12 @@ def test_plan_names_what_a_run_does_and_a_second_run_says_it_again(
     assert {kind for _, kind, _ in found - planned} <= {READ_BY_A_RUN_ONLY}
     kinds, defects = adoption.kinds(), adoption.defects()
     second = adoption.run()
-    assert (second.brought, second.left_out, second.unchanged) == (0, 0, second.repositories)
+    # What could not be read is tried again; all else is as it was.
+    unreadable = {each.repository for each in defects if each.kind in ("unreadable", "bad-index-file")}
+    assert (second.brought, second.copied_bytes, second.left_out) == (0, 0, 0)
+    assert second.unchanged >= second.repositories - len(unreadable)
     assert second.defects == first.defects
-    assert adoption.defects() == defects
+    assert adoption.kinds() == kinds
     again = adoption.run(again=True)
     # An index without a child is looked at again: it may be whole by now.
     incomplete = sum(number for (kind, _), number in first.defects.items() if kind == "broken-index-child")

@@ -7,6 +7,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, closing, contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
 
@@ -217,7 +218,7 @@ def test_what_has_no_tag_is_collected_when_the_lease_after_finalize_is_over(
     finalize(settings, old.root)
     collect_now(settings)
     assert manifests(settings) == before
-    end_leases(settings, "25 hours")
+    end_leases(settings)
     collect_now(settings)
     left = manifests(settings)
     named = live_tags(settings, *left)
@@ -241,7 +242,7 @@ def test_blobs_of_what_was_deleted_before_finalize_are_collected_after_it(
     shutil.rmtree(old.tree.tag_folder(REPOSITORY, "v0"))
     adopting.run(settings, str(old.root))
     finalize(settings, old.root)
-    end_leases(settings, "25 hours")
+    end_leases(settings)
     collect_now(settings)
     database, store = open_parts(settings)
     with closing(database), closing(store):
@@ -254,21 +255,17 @@ def test_blobs_of_what_was_deleted_before_finalize_are_collected_after_it(
         assert counts(database, "gc_tasks", "tombstones") == {"gc_tasks": 0, "tombstones": 0}
 
 
-def end_leases(settings: Settings, hours: str) -> None:
-    """Let so much time pass for leases, and for what waits for their end."""
-    number = int(hours.partition(" ")[0])
+def end_leases(settings: Settings) -> None:
+    """Let a little more time pass than a usual lease takes."""
+    passed = timedelta(hours=25) // timedelta(microseconds=1)
     database, store = open_parts(settings)
     with closing(database), closing(store):
-        for table, column in (
-            ("manifests", "lease_until"),
-            ("blobs", "lease_until"),
-            ("gc_tasks", "not_before"),
+        for statement in (
+            "UPDATE manifests SET lease_until = lease_until - :passed",
+            "UPDATE blobs SET lease_until = lease_until - :passed",
+            "UPDATE gc_tasks SET not_before = not_before - :passed",
         ):
-            if database.is_sqlite:
-                earlier = f"{column} - {number * 3600 * 1_000_000}"
-            else:
-                earlier = f"{column} - interval '{number} hours'"
-            change(database, f"UPDATE {table} SET {column} = {earlier}")
+            change(database, statement, passed=passed)
 
 
 # --- two at once ------------------------------------------------------------------------------

@@ -394,7 +394,7 @@ def test_folder_that_may_not_be_read_is_named_and_stops_nothing(old: OldDocker, 
     folder = old.folder("closed") / "_manifests"
     folder.chmod(0)
     try:
-        with rights_matter():
+        with rights_matter(adoption):
             report = adoption.run()
     finally:
         folder.chmod(0o755)
@@ -403,7 +403,7 @@ def test_folder_that_may_not_be_read_is_named_and_stops_nothing(old: OldDocker, 
     assert adoption.tags("open") == {"v1": good}
     assert adoption.run().brought == 1
     assert kinds(adoption) == set()
-    with rights_matter():
+    with rights_matter(adoption):
         folder.chmod(0)
         try:
             assert adoption.run().removed_tags == 0
@@ -419,7 +419,7 @@ def test_file_that_may_not_be_read_leaves_out_its_image_only(old: OldDocker, ado
     good = old.push("app", "good")
     for path in (old.data(str(Digest.of(layer))), old.data(str(closed))):
         path.chmod(0)
-    with rights_matter():
+    with rights_matter(adoption):
         report = adoption.run()
     assert report.left_out == 2
     assert adoption.tags("app") == {"good": good}
