@@ -17,6 +17,7 @@ from regmeta.adopt.records.defects import KnownDefect
 from regmeta.adopt.run import destination_of
 from regmeta.db import Database
 from regmeta.errors import DigestMismatch, Error, SizeMismatch, StoreUnavailable, without_frames
+from regmeta.ingest.adopted_statistics import PUSHED
 from regmeta.oci.digest import Digest
 from regmeta.oci.streams import ByteStream
 from regmeta.sources.storage import RegistryStorage, StoredRepository
@@ -165,7 +166,8 @@ class _Comparison:
                 elif manifest.digest in left:
                     self._compared.manifests += 1
                 if manifest.digest not in left:
-                    more[manifest.digest] = manifest.pushed_by.startswith(MARK)
+                    # zot's statistics may have told meanwhile who pushed it there.
+                    more[manifest.digest] = manifest.pushed_by.startswith((MARK, PUSHED))
                 left.discard(manifest.digest)
             self._blobs([manifest.id for manifest in some])
         for digest in sorted(left):

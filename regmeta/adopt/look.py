@@ -224,8 +224,10 @@ class Looker:
 def _absent(image: PlannedImage, broken: Mapping[Digest, Defect]) -> Iterator[Defect]:
     for digest in sorted(image.absent):
         because = broken.get(digest)
-        detail = "is missing" if because is None else f"{because.kind}: {because.subject}: {because.detail}"
-        yield Defect("broken-index-child", str(digest), f"{image.root} lists it, and it {detail}")
+        detail = (
+            "missing" if because is None else f"broken: {because.kind}: {because.subject}: {because.detail}"
+        )
+        yield Defect("broken-index-child", str(digest), f"{image.root} lists it, and it is {detail}")
 
 
 def _foreign(image: PlannedImage) -> Iterator[Defect]:

@@ -35,11 +35,13 @@ from regmeta.adopt.records import adoptions, defects, here, repositories
 from regmeta.adopt.records.adoptions import KnownAdoption
 from regmeta.errors import (
     Error,
+    ImmutableTag,
     IntegrityError,
     InvalidSource,
     LeftOut,
     NotFound,
     RemoteUnavailable,
+    RepositoryNotActive,
     without_frames,
 )
 from regmeta.ingest.local_registry import LOOK_AHEAD, LocalRegistry
@@ -367,7 +369,11 @@ class Run:
             self._untagged.append(repository)
 
     def _finish(self, repository: OpenRepository) -> None:
-        found = self._removed(repository)
+        try:
+            found = self._removed(repository)
+        except RemoteUnavailable as error:
+            self._fail(repository.listing.name, error)
+            return
         self._note(repository, repository.last_step(found))
 
     def _note(self, repository: OpenRepository, step: repositories.Step) -> None:
@@ -396,6 +402,8 @@ class Run:
                 self._report.removed_tags += 1
             except NotFound:
                 found.append(Found(Defect("moved-here", tag, f"{name}:{tag} was moved just now"), tag))
+            except (ImmutableTag, RepositoryNotActive) as error:
+                found.append(Found(defect_of(error, tag), tag))
         return found
 
     def _forget_gone(self) -> None:

@@ -29,6 +29,12 @@ Prefix = Annotated[
 class AdoptGroup(TyperGroup):
     """Takes what is none of its commands for a source: ``regmeta adopt /srv/registry``."""
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Put ``run`` in where an option comes first, as in ``regmeta adopt --again SOURCE``."""
+        if args and args[0].startswith("-") and args[0] not in ("--help", "-h"):
+            args = ["run", *args]
+        return super().parse_args(ctx, args)
+
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Find the command that *args* begin with.
 

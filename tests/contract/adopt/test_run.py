@@ -18,6 +18,7 @@ from regmeta.adopt.run import Run
 from regmeta.db import Database
 from regmeta.errors import DatabaseUnavailable, InvalidSource, Refused, UsageError
 from regmeta.maintain.delete.repository import delete_repository
+from regmeta.oci import media_types
 from regmeta.oci.digest import Digest
 from regmeta.oci.streams import read_up_to
 from regmeta.sources.storage.docker import DockerStorage
@@ -220,6 +221,73 @@ def test_blob_that_is_broken_there_and_whole_here_comes(old: OldDocker, adoption
     adoption.run()
     assert adoption.tags("two") == {"v1": second}
     assert adoption.unexplained(deep=True) == []
+
+
+HOSTILE: Final[dict[str, tuple[bytes, str]]] = {
+    "nested without end": (
+        b'{"schemaVersion":2,"config":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+        "invalid-manifest",
+    ),
+    "too large": (b'{"layers":[],"x":"' + b"y" * (5 << 20) + b'"}', "invalid-manifest"),
+    "no object": (b"[]", "invalid-manifest"),
+    "nothing": (b"{}", "unknown-media-type"),
+    "no text": (b"\xff\xfe{}", "invalid-manifest"),
+    "a name twice": (b'{"schemaVersion":2,"schemaVersion":1,"layers":[]}', "invalid-manifest"),
+    "a path for a digest": (
+        b'{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","layers":[],"config":'
+        b'{"mediaType":"application/vnd.oci.image.config.v1+json","digest":"sha256:../../x","size":1}}',
+        "invalid-manifest",
+    ),
+    "a number of 400 digits": (
+        b'{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","layers":[],"config":'
+        b'{"mediaType":"a/b","digest":"sha256:' + b"0" * 64 + b'","size":' + b"9" * 400 + b"}}",
+        "invalid-manifest",
+    ),
+}
+
+
+def test_hostile_manifests_are_named_and_stop_nothing(old: OldDocker, adoption: Adopting) -> None:
+    good = old.push("app", "good")
+    for number, (content, _) in enumerate(HOSTILE.values()):
+        digest = str(Digest.of(content))
+        old.manifest("app", digest, content)
+        old.tag("app", f"v{number}", digest)
+    adoption.run()
+    assert adoption.tags("app") == {"good": good}
+    assert kinds(adoption) == {
+        ("app", kind, f"v{number}") for number, (_, kind) in enumerate(HOSTILE.values())
+    }
+    assert adoption.unexplained() == []
+
+
+def test_index_that_lists_thousands_that_are_not_there_comes_alone(
+    old: OldDocker, adoption: Adopting
+) -> None:
+    builder = LayoutBuilder()
+    children = [
+        {"mediaType": media_types.OCI_MANIFEST, "digest": f"sha256:{number:064x}", "size": 100}
+        for number in range(2000)
+    ]
+    index = builder.index(children)
+    old.manifest("app", index["digest"], builder.blobs[index["digest"]])
+    old.tag("app", "v1", index["digest"])
+    assert adoption.run().brought == 1
+    assert adoption.tags("app") == {"v1": digest_of(index)}
+    assert {kind for _, kind, _ in kinds(adoption)} == {"broken-index-child"}
+
+
+def test_what_is_no_file_is_never_opened(old: OldDocker, adoption: Adopting) -> None:
+    good = old.push("app", "good")
+    link, pipe = (old.data(str(old.push("app", tag))) for tag in ("link", "pipe"))
+    link.rename(link.with_name("elsewhere"))
+    link.symlink_to(link.with_name("elsewhere"))
+    pipe.unlink()
+    os.mkfifo(pipe)
+    (old.v2 / "repositories/loop").symlink_to(old.v2 / "repositories")
+    adoption.run()
+    assert adoption.tags("app") == {"good": good}
+    assert {("app", "unreadable", "link"), ("app", "unreadable", "pipe")} <= kinds(adoption)
+    assert {kind for _, kind, _ in kinds(adoption)} == {"unreadable"}
 
 
 # --- what others do meanwhile -----------------------------------------------------------------

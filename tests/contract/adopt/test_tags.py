@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from regmeta.ingest.tag_locks import lock_tags
 from regmeta.ingest.tags import remove_tag, set_tag
 from tests.builders import LayoutBuilder
 from tests.contract.adopt.conftest import Adopting, OldDocker
@@ -190,3 +191,26 @@ def test_repository_that_is_gone_there_stays_here_and_is_a_difference(
     assert adoption.run().removed_tags == 0
     assert adoption.tags("other") == {"v1": other}
     assert adoption.unexplained() == [("other", "only here", "other")]
+
+
+def test_tag_that_is_immutable_here_is_neither_moved_nor_removed_and_stops_nothing(
+    old: OldDocker, adoption: Adopting
+) -> None:
+    first = old.push("app", "v1")
+    old.push("app", "v2")
+    adoption.run()
+    with adoption.writing() as here:
+        lock_tags(here.writer, "app", "v*")
+    old.push("app", "v1")
+    new = old.push("app", "new")
+    assert adoption.run().left_out == 1
+    assert kinds(adoption) == [("refused-here", "v1")]
+    assert adoption.unexplained() == []
+    old.untag("app", "v2")
+    other = old.push("other", "v1")
+    assert adoption.run().removed_tags == 0
+    assert adoption.tags("app")["v1"] == first
+    assert adoption.tags("app").keys() == {"v1", "v2", "new"}
+    assert adoption.tags("app")["new"] == new
+    assert adoption.tags("other") == {"v1": other}
+    assert kinds(adoption) == [("refused-here", "v1"), ("refused-here", "v2")]

@@ -18,12 +18,20 @@ from tests.support.old_registries.docker_tree import DockerTree
 from tests.support.old_registries.growing import set_times
 
 BEFORE: Final[Mapping[str, str]] = {
-    "kept": "old", "moving": "old", "one": "new", "multi": "new", "rotten": "bad"
+    "kept": "old",
+    "moving": "old",
+    "one": "new",
+    "multi": "new",
+    "rotten": "bad",
 }
 AFTER: Final[Mapping[str, str]] = {
-    "kept": "old", "moving": "new", "slow": "slow", "multi": "new", "rotten": "bad"
+    "kept": "old",
+    "moving": "new",
+    "slow": "slow",
+    "multi": "new",
+    "rotten": "bad",
 }
-"""Where the image of each tag is from; what was named before and is no more has no tag."""
+"""In which layout the image of each tag is. What a tag named before, and names no more, stays without one."""
 
 
 def write(folder: Path, state: Mapping[str, str]) -> Path:
