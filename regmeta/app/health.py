@@ -136,6 +136,7 @@ def _database(settings: Settings, database: Database, advice: str, *, pages: boo
     yield from guarded("identity", _STORE_ADVICE, lambda: _identity(settings, database))
     for name, look in (
         ("collection", rows.check_hold),
+        ("adoption", rows.check_adoptions),
         ("ingests", rows.check_ingests),
         ("snapshots", rows.check_snapshots),
         ("collector's tasks", rows.check_overdue),

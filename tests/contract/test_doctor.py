@@ -106,6 +106,12 @@ ROWS = {
     "schema": ("problem", "UPDATE alembic_version SET version_num = '0001'", "db upgrade"),
     "identity": ("problem", "UPDATE store_identity SET epoch = 7", "regmeta restore"),
     "collection": ("warning", "UPDATE store_identity SET hold_reason = 'rebuilt'", "verify --mark"),
+    "adoption": (
+        "warning",
+        "INSERT INTO adoptions (location, kind, actor, started_at, completed_at)"
+        " VALUES ('/srv/old', 'docker', 'adopt:a', 1, 2)",
+        "regmeta adopt finalize /srv/old",
+    ),
     "ingests": (
         "warning",
         "INSERT INTO intents (key, digest, owner, host, created_at, expires_at)"

@@ -13,11 +13,22 @@ from regmeta import db
 from regmeta.db import SCHEMA_HEAD, Database
 from regmeta.maintain.doctor.check import Check, ok, problem, warning
 from regmeta.maintain.setup import RECORD, read_identity, read_record
-from regmeta.models import Blob, GcTask, Ingest, Intent, LayoutOutbox, Repository, StoreIdentity, Tombstone
+from regmeta.models import (
+    Adoption,
+    Blob,
+    GcTask,
+    Ingest,
+    Intent,
+    LayoutOutbox,
+    Repository,
+    StoreIdentity,
+    Tombstone,
+)
 from regmeta.models.base import UtcTime
 from regmeta.store import BlobStore
 
 OVERDUE: Final = timedelta(days=1)
+LEFT_OPEN: Final = timedelta(days=30)
 MANY_ATTEMPTS: Final = 5
 NAMED: Final = 5  # how many are named before it says "and more"
 
@@ -77,6 +88,25 @@ def check_hold(database: Database) -> Iterator[Check]:
         yield ok("collection", "not on hold")
     else:
         yield warning("collection", f"on hold: {reason}", "run 'regmeta verify --mark'; when clean it ends")
+
+
+def check_adoptions(database: Database) -> Iterator[Check]:
+    """Look for an adoption that nobody has finalized: nothing that it brought is collected."""
+    statement = sa.select(Adoption.location, Adoption.completed_at).where(Adoption.finalized_at.is_(None))
+    with database.read() as connection:
+        now = db.clock(connection)
+        still_open = connection.execute(statement.order_by(Adoption.id)).all()
+    for location, completed_at in still_open:
+        if completed_at is None:
+            yield ok("adoption", f"of {location} has not come to its end yet")
+            continue
+        found = f"of {location} is not finalized: nothing that it brought is collected"
+        if completed_at < now - LEFT_OPEN:
+            yield warning(
+                "adoption", found, f"when clients use this registry: 'regmeta adopt finalize {location}'"
+            )
+        else:
+            yield ok("adoption", found)
 
 
 def check_ingests(database: Database) -> Iterator[Check]:
