@@ -103,8 +103,9 @@ def _gone(parts: Parts, seen: set[str]) -> Iterator[ComparedRepository]:
     after = ""
     while some := repositories.page(parts.database, parts.adoption.id, after):
         for known in some:
-            is_here = next(here.manifests(parts.database, known.destination), None) is not None
-            if known.source not in seen and known.tags and is_here:
+            if known.source in seen or not known.tags:
+                continue
+            if next(here.manifests(parts.database, known.destination), None) is not None:
                 detail = f"the whole repository is gone there since {known.checked_at}"
                 gone = [Difference("only here", known.destination, detail)]
                 yield ComparedRepository(known.source, known.destination, differences=gone)

@@ -35,7 +35,7 @@ def adopted(old: OldDocker, adoption: Adopting) -> Adopting:
 
 def object_of(adopted: Adopting, digest: Digest) -> Path:
     [(key,)] = adopted.rows("SELECT key FROM blobs WHERE digest = :of", of=digest.to_bytes())
-    return Path(adopted.settings.store) / "blobs" / key
+    return Path(adopted.settings.store) / "blobs" / str(key)
 
 
 def spoil_object(adopted: Adopting, digest: Digest, content: bytes | None) -> None:

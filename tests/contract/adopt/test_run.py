@@ -6,8 +6,10 @@ import os
 import shutil
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,6 +23,7 @@ from regmeta.maintain.delete.repository import delete_repository
 from regmeta.oci import media_types
 from regmeta.oci.digest import Digest
 from regmeta.oci.streams import read_up_to
+from regmeta.settings import Lint
 from regmeta.sources.storage.docker import DockerStorage
 from tests.builders import ARM64, LayoutBuilder, digest_of
 from tests.contract.adopt.conftest import Adopting, OldDocker, every_byte, refusal, rights_matter
@@ -339,23 +342,47 @@ def test_database_that_goes_away_in_the_middle_loses_nothing(
     assert adoption.unexplained(deep=True) == []
 
 
+def test_three_runs_at_once_do_what_one_does(old: OldDocker, adoption: Adopting) -> None:
+    expected: dict[str, dict[str, Digest]] = {}
+    for number in range(30):
+        name, tag = f"app/{number % 5}", f"v{number}"
+        expected.setdefault(name, {})[tag] = old.push(name, tag)
+    with ThreadPoolExecutor(3) as pool:
+        reports = [each.result() for each in [pool.submit(adoption.run) for _ in range(3)]]
+    assert [report.failures for report in reports] == [{}, {}, {}]
+    assert {name: adoption.tags(name) for name in expected} == expected
+    assert adoption.run().left_out == 0
+    assert (adoption.defects(), adoption.unexplained(deep=True)) == ([], [])
+
+
 # --- rules here -------------------------------------------------------------------------------
 
 
-def test_repository_that_was_deleted_here_is_made_again_or_refused_but_never_half(
+def test_image_that_breaks_a_rule_here_is_refused_and_stops_nothing(
     old: OldDocker, adoption: Adopting
 ) -> None:
+    builder = LayoutBuilder()
+    good = old.push_made("app", "good", builder, builder.image(annotations={"team": "a"}))
+    old.push("app", "bad")
+    lint = Lint(mandatory_annotations=("team",))
+    strict = replace(adoption, settings=msgspec.structs.replace(adoption.settings, lint=lint))
+    assert strict.run().left_out == 1
+    assert adoption.tags("app") == {"good": good}
+    assert kinds(adoption) == {("app", "refused-here", "bad")}
+    assert adoption.unexplained() == []
+    assert adoption.run(again=True).brought == 1
+    assert (kinds(adoption), adoption.unexplained()) == (set(), [])
+
+
+def test_repository_that_was_deleted_here_is_a_difference(old: OldDocker, adoption: Adopting) -> None:
     old.push("app", "v1")
     other = old.push("other", "v1")
     adoption.run()
     with adoption.writing() as here:
         delete_repository(here.writer, "app")
-    adoption.run(again=True)
+    assert adoption.run().brought == 0
     assert adoption.tags("other") == {"v1": other}
-    assert {(each.repository, each.kind) for each in adoption.defects()} <= {
-        ("app", "refused-here"),
-        ("app", "moved-here"),
-    }
+    assert {(source, kind) for source, kind, _ in adoption.unexplained()} == {("app", "missing")}
 
 
 # --- where it goes ----------------------------------------------------------------------------
@@ -370,8 +397,8 @@ def test_prefix_is_where_everything_goes(old: OldDocker, adoption: Adopting) -> 
     assert adoption.unexplained() == []
     assert isinstance(refusal(adoption.run), Refused)
     for bad in ("UPPER", "a//b", "a/", "/a"):
-        assert isinstance(refusal(lambda bad=bad: adoption.run(prefix=bad)), UsageError)
-        assert isinstance(refusal(lambda bad=bad: adoption.plan(prefix=bad)), UsageError)
+        for work in (adoption.run, adoption.plan):
+            assert isinstance(refusal(partial(work, prefix=bad)), UsageError)
 
 
 def test_name_that_is_too_long_below_the_prefix_is_a_defect(old: OldDocker, adoption: Adopting) -> None:
