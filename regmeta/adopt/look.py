@@ -6,9 +6,9 @@ the others: the index comes in without it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Set
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Set
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Final
 
@@ -35,6 +35,7 @@ from regmeta.sync.items import Item, Look
 from regmeta.sync.records import ItemKey
 
 _BAD: Final = (InputError, IntegrityError)
+MAX_ODD: Final = 100  # things that are told of one image
 _EARLIEST: Final = datetime(2000, 1, 1, tzinfo=UTC)  # a file's time before it is one that nobody set
 
 
@@ -127,7 +128,7 @@ class Looker:
         odd = [*_absent(image, broken), *_foreign(image), *self._unlinked(wanted, image)]
         if not said:
             odd.append(Defect("empty-media-type", str(wanted.digest), f"taken for {descriptor.media_type}"))
-        return Assessed(image, tuple(Found(defect, wanted.image) for defect in odd))
+        return Assessed(image, tuple(Found(defect, wanted.image) for defect in _capped(odd)))
 
     # --- the tree -----------------------------------------------------------------------------
 
@@ -178,22 +179,21 @@ class Looker:
     # --- blobs --------------------------------------------------------------------------------
 
     def _check_blobs(self, repository: str, image: PlannedImage) -> None:
-        """Refuse an image that names a blob of which there are no bytes, or as many as it does not say."""
-        missing: dict[Digest, Defect] = {}
+        """Refuse an image that names a blob whose bytes are neither there, as they should be, nor here."""
+        lacking: dict[Digest, Defect] = {}
         for digest, size_bytes in image.blobs.items():
             if digest in image.in_memory:
                 continue  # read and verified
-            wrong = self._damaged.get(digest)
-            if wrong is not None:
-                raise Rejected(Defect("damaged-blob", str(digest), wrong))
             there = self._storage.blob_size(repository, digest)
-            if there is None:
-                missing[digest] = self._missing(repository, digest, image.root)
+            if digest in self._damaged:
+                lacking[digest] = Defect("damaged-blob", str(digest), self._damaged[digest])
+            elif there is None:
+                lacking[digest] = self._missing(repository, digest, image.root)
             elif there != size_bytes:
                 detail = f"has {there} bytes, and {image.root} says {size_bytes}"
-                raise Rejected(Defect("damaged-blob", str(digest), detail))
-        for digest in sorted(missing.keys() - self._live(missing.keys())):
-            raise Rejected(missing[digest])
+                lacking[digest] = Defect("damaged-blob", str(digest), detail)
+        for digest in sorted(lacking.keys() - self._live(lacking.keys())) if lacking else ():
+            raise Rejected(lacking[digest])
 
     def _find_damage(self, wanted: Wanted) -> None:
         """Read all blobs of an image, and remember those that are wrong."""
@@ -219,6 +219,15 @@ class Looker:
         for digest in image.blobs:
             if digest not in manifests and not self._storage.is_linked(wanted.source, digest):
                 yield Defect("unlinked-blob", str(digest), f"{wanted.source} has no link to it")
+
+
+def _capped(odd: Sequence[Defect]) -> Sequence[Defect]:
+    """Return what the table is told of one image; an index may list thousands that are missing."""
+    if len(odd) <= MAX_ODD:
+        return odd
+    last = odd[MAX_ODD - 1]
+    more = f"{last.detail} (and {len(odd) - MAX_ODD} more things of this image)"
+    return [*odd[: MAX_ODD - 1], replace(last, detail=more)]
 
 
 def _absent(image: PlannedImage, broken: Mapping[Digest, Defect]) -> Iterator[Defect]:

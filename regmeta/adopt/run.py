@@ -33,6 +33,7 @@ from regmeta.adopt.look import Looker, Wanted
 from regmeta.adopt.pieces import OpenRepository, Piece
 from regmeta.adopt.records import adoptions, defects, here, repositories
 from regmeta.adopt.records.adoptions import KnownAdoption
+from regmeta.adopt.records.repositories import KnownRepository
 from regmeta.errors import (
     Error,
     ImmutableTag,
@@ -52,7 +53,7 @@ from regmeta.ingest.tags import remove_tag
 from regmeta.ingest.unit_of_work import Writer
 from regmeta.oci import names
 from regmeta.sources.storage import Defect, RegistryStorage, StoredRepository
-from regmeta.sync.pipeline import Pipeline, Progress
+from regmeta.sync.pipeline import Pipeline, Progress, is_ours
 from regmeta.sync.records import ItemKey, ItemOutcome
 from regmeta.sync.removals import PLAUSIBLE_TAGS
 from regmeta.sync.watched import Halt
@@ -68,8 +69,8 @@ class Options:
     """How a run is to be made.
 
     *again*: look at all repositories, not only at those that have changed. *overwrite*: a tag that somebody
-    moved here goes back to what it is there. *believe_deletes*: also where most tags of a repository are
-    gone. *images_at_once* are looked at.
+    moved here goes back to what it is there, and a repository that was deleted here comes back.
+    *believe_deletes*: also where most tags of a repository are gone. *images_at_once* are looked at.
     """
 
     again: bool = False
@@ -242,9 +243,11 @@ class Run:
                 return None
             listing = self._storage.repository(name)
         except Error as error:
+            if is_ours(error):
+                raise
             self._fail(name, error)
             return None
-        wrong = self._wrong_with(name)
+        wrong = self._wrong_with(name, known)
         destination = destination_of(adoption.prefix, name)
         if wrong is None and destination is not None:
             opened = OpenRepository.begun(listing, destination, fingerprint, known)
@@ -254,17 +257,23 @@ class Run:
         # Nothing of it goes anywhere. What its listing says is wrong would only be more of the same.
         found = [] if wrong is None else [Found(wrong)]
         empty = StoredRepository(name, (), {}, listing.defects if wrong is None else ())
-        opened = OpenRepository.begun(empty, "", fingerprint, known)
+        before = "" if known is None else known.destination
+        opened = OpenRepository.begun(empty, before, fingerprint, known)
         repositories.note(database, adoption.id, opened.last_step(found))
         return None
 
-    def _wrong_with(self, name: str) -> Defect | None:
+    def _wrong_with(self, name: str, known: KnownRepository | None) -> Defect | None:
         destination = destination_of(self._adoption.prefix, name)
         if destination is None:
             return Defect("bad-repository-name", name, f"not a repository name: {name[:300]!r}")
         other = repositories.taken_by(self._writer.database, self._adoption.id, destination)
         if other is not None:
             return Defect("refused-here", name, f"{destination} is where {other} goes: give a prefix")
+        was_here = known is not None and known.destination != ""
+        if was_here and not self._options.overwrite and here.is_deleted(self._writer.database, destination):
+            return Defect(
+                "refused-here", name, f"{destination} was deleted here (--overwrite brings it back)"
+            )
         return None
 
     def _of_piece(self, repository: OpenRepository, piece: Piece) -> Iterator[Wanted]:

@@ -103,7 +103,7 @@ def run(
         bool, typer.Option("--again", help="Look at all repositories, not only at those that have changed.")
     ] = False,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Move tags back that somebody has moved or removed here.")
+        bool, typer.Option("--overwrite", help="Bring back what somebody has moved or removed here.")
     ] = False,
     believe_deletes: Annotated[
         bool,
@@ -112,7 +112,7 @@ def run(
         ),
     ] = False,
     reopen: Annotated[
-        bool, typer.Option("--reopen", help="Go on with what was finalized: all is leased again.")
+        bool, typer.Option("--reopen", help="Go on with what was finalized: all is looked at again.")
     ] = False,
     jobs: Annotated[
         int, typer.Option("--jobs", "-j", min=1, max=64, help="How many images are looked at at once.")

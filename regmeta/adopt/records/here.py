@@ -19,6 +19,7 @@ from regmeta.oci.digest import Digest
 PAGE: Final = 1000
 
 _IS: Final = (Repository.name == sa.bindparam("repository"), Repository.state == "active")
+_STATE: Final = sa.select(Repository.state).where(Repository.name == sa.bindparam("repository"))
 _NAMED: Final[Any] = (
     sa.select(Tag.name, Tag.manifest_digest, Tag.started_by, Tag.ended_at, Tag.ended_by)
     .join(Repository, Repository.id == Tag.repository_id)
@@ -121,6 +122,12 @@ def tags_named(database: Database, repository: str, names: Sequence[str]) -> dic
                 by = started_by if ended_at is None else ended_by or ""
                 found[name] = TagHere(digest if ended_at is None else None, by.startswith(MARK))
     return found
+
+
+def is_deleted(database: Database, repository: str) -> bool:
+    """Tell whether somebody has deleted a repository here."""
+    with database.read() as connection:
+        return connection.execute(_STATE, {"repository": repository}).scalar() in ("deleted", "purging")
 
 
 def live_tags(database: Database, repository: str) -> dict[str, TagHere]:

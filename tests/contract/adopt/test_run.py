@@ -215,12 +215,18 @@ def test_blob_that_is_cut_between_look_and_read_is_found(
     assert adoption.unexplained(deep=True) == []
 
 
-def test_blob_that_is_broken_there_and_whole_here_comes(old: OldDocker, adoption: Adopting) -> None:
+@pytest.mark.parametrize("is_cut", [False, True])
+def test_blob_that_is_broken_there_and_whole_here_comes(
+    old: OldDocker, adoption: Adopting, is_cut: bool
+) -> None:
     layer = old.layer()
     old.push("one", "v1", layer)
     adoption.run()
     second = old.push("two", "v1", layer)
-    old.data(str(Digest.of(layer))).unlink()
+    file = old.data(str(Digest.of(layer)))
+    file.unlink()  # the file here is the same one: it stays
+    if is_cut:
+        file.write_bytes(layer[:-1])
     adoption.run()
     assert adoption.tags("two") == {"v1": second}
     assert adoption.unexplained(deep=True) == []
@@ -276,7 +282,10 @@ def test_index_that_lists_thousands_that_are_not_there_comes_alone(
     old.tag("app", "v1", index["digest"])
     assert adoption.run().brought == 1
     assert adoption.tags("app") == {"v1": digest_of(index)}
-    assert {kind for _, kind, _ in kinds(adoption)} == {"broken-index-child"}
+    found = adoption.defects()
+    assert {each.kind for each in found} == {"broken-index-child"}
+    assert len(found) == 100
+    assert any("and 1900 more" in each.detail for each in found)
 
 
 def test_what_is_no_file_is_never_opened(old: OldDocker, adoption: Adopting) -> None:
@@ -383,6 +392,23 @@ def test_repository_that_was_deleted_here_is_a_difference(old: OldDocker, adopti
     assert adoption.run().brought == 0
     assert adoption.tags("other") == {"v1": other}
     assert {(source, kind) for source, kind, _ in adoption.unexplained()} == {("app", "missing")}
+
+
+def test_repository_that_was_deleted_here_comes_back_only_when_that_is_asked_for(
+    old: OldDocker, adoption: Adopting
+) -> None:
+    first = old.push("app", "v1")
+    adoption.run()
+    with adoption.writing() as here:
+        delete_repository(here.writer, "app")
+    second = old.push("app", "v2")
+    for again in (False, True):
+        report = adoption.run(again=again)
+        assert (report.brought, adoption.tags("app")) == (0, {})
+        assert kinds(adoption) == {("app", "refused-here", "app")}
+    adoption.run(overwrite=True)
+    assert adoption.tags("app") == {"v1": first, "v2": second}
+    assert (kinds(adoption), adoption.unexplained()) == (set(), [])
 
 
 # --- where it goes ----------------------------------------------------------------------------
