@@ -14,7 +14,7 @@ from regmeta.adopt import MARK
 from regmeta.adopt.records import defects, here, repositories
 from regmeta.adopt.records.adoptions import KnownAdoption
 from regmeta.adopt.records.defects import KnownDefect
-from regmeta.adopt.run import destination_of
+from regmeta.adopt.terms import destination_of
 from regmeta.db import Database
 from regmeta.errors import DigestMismatch, Error, SizeMismatch, StoreUnavailable, without_frames
 from regmeta.ingest.adopted_statistics import PUSHED

@@ -17,7 +17,7 @@ from datetime import timedelta
 
 from regmeta.adopt.records import adoptions, leases, repositories
 from regmeta.adopt.records.adoptions import KnownAdoption
-from regmeta.adopt.run import fingerprint_of
+from regmeta.adopt.terms import fingerprint_of
 from regmeta.db import Database
 from regmeta.errors import Refused
 from regmeta.sources.storage import RegistryStorage

@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, S
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Final
 
 from regmeta.adopt.defects import Found, Rejected, defect_of
@@ -35,6 +36,7 @@ from regmeta.sync.items import Item, Look
 from regmeta.sync.records import ItemKey
 
 _BAD: Final = (InputError, IntegrityError)
+REMEMBERED: Final = 50_000  # blobs of repositories whose size and link are known
 MAX_ODD: Final = 100  # things that are told of one image
 _EARLIEST: Final = datetime(2000, 1, 1, tzinfo=UTC)  # a file's time before it is one that nobody set
 
@@ -79,6 +81,9 @@ class Looker:
         self._damaged: dict[Digest, str] = {}
         self._found: dict[ItemKey, tuple[Found, ...]] = {}
         self._suspects: set[ItemKey] = set()
+        # Images of one repository share most of their blobs.
+        self._blob_size = lru_cache(REMEMBERED)(storage.blob_size)
+        self._is_linked = lru_cache(REMEMBERED)(storage.is_linked)
 
     def look(self, item: Item) -> Look:
         """Find out whether *item* can be brought. What is wrong with it is the answer then.
@@ -184,7 +189,7 @@ class Looker:
         for digest, size_bytes in image.blobs.items():
             if digest in image.in_memory:
                 continue  # read and verified
-            there = self._storage.blob_size(repository, digest)
+            there = self._blob_size(repository, digest)
             if digest in self._damaged:
                 lacking[digest] = Defect("damaged-blob", str(digest), self._damaged[digest])
             elif there is None:
@@ -217,7 +222,7 @@ class Looker:
     def _unlinked(self, wanted: Wanted, image: PlannedImage) -> Iterator[Defect]:
         manifests = {planned.document.digest for planned in image.manifests}
         for digest in image.blobs:
-            if digest not in manifests and not self._storage.is_linked(wanted.source, digest):
+            if digest not in manifests and not self._is_linked(wanted.source, digest):
                 yield Defect("unlinked-blob", str(digest), f"{wanted.source} has no link to it")
 
 

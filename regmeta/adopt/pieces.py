@@ -60,6 +60,11 @@ class OpenRepository:
     def __post_init__(self) -> None:
         self.pushed = {digest: time_of(at) for digest, at in self.listing.manifests.items()}
 
+    @property
+    def is_new(self) -> bool:
+        """Whether no run has brought anything of it before this one."""
+        return self.passes == 1 and not self.cursor
+
     @classmethod
     def begun(
         cls, listing: StoredRepository, destination: str, fingerprint: str, known: KnownRepository | None
@@ -118,9 +123,10 @@ class OpenRepository:
         """Return what is to be noted of it when its first pieces up to this one are done."""
         return self._step(piece.wanted[-1].reference, piece.found, piece.unchanged)
 
-    def last_step(self, found: Sequence[Found] = ()) -> Step:
-        """Return what is to be noted of it when all is done."""
-        return self._step(None, [*map(Found, self.listing.defects), *found], ())
+    def last_step(self, found: Sequence[Found] = (), last: Piece | None = None) -> Step:
+        """Return what is to be noted of it when all is done, with its *last* piece if that is not noted."""
+        mine, unchanged = ([], []) if last is None else (last.found, last.unchanged)
+        return self._step(None, [*map(Found, self.listing.defects), *found, *mine], unchanged)
 
     def _piece(self, wanted: Sequence[Wanted]) -> Piece:
         piece = Piece(wanted)

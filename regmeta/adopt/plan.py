@@ -12,7 +12,7 @@ from typing import Final
 from regmeta.adopt.defects import Found, defect_of
 from regmeta.adopt.look import Looker, Wanted, what_is_wrong
 from regmeta.adopt.pieces import OpenRepository
-from regmeta.adopt.run import destination_of
+from regmeta.adopt.terms import destination_of
 from regmeta.errors import Error, InputError, IntegrityError, RemoteUnavailable, without_frames
 from regmeta.ingest.plan import ImageRequest, PlannedImage
 from regmeta.ingest.read_image import read_image

@@ -21,113 +21,35 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import timedelta
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from regmeta import metrics
 from regmeta.adopt import MARK
-from regmeta.adopt.defects import HIDING, Found, defect_of
+from regmeta.adopt.defects import Found, defect_of
+from regmeta.adopt.listing import LISTING, Listed, Lister
 from regmeta.adopt.look import Looker, Wanted
+from regmeta.adopt.noting import Notes
 from regmeta.adopt.pieces import OpenRepository, Piece
-from regmeta.adopt.records import adoptions, defects, here, repositories
+from regmeta.adopt.records import adoptions, defects, here
 from regmeta.adopt.records.adoptions import KnownAdoption
-from regmeta.adopt.records.repositories import KnownRepository
-from regmeta.errors import (
-    Error,
-    ImmutableTag,
-    IntegrityError,
-    InvalidSource,
-    LeftOut,
-    NotFound,
-    RemoteUnavailable,
-    RepositoryNotActive,
-    without_frames,
-)
+from regmeta.adopt.terms import LEASE, AdoptReport, Options
+from regmeta.errors import IntegrityError, LeftOut, RemoteUnavailable, without_frames
 from regmeta.ingest.local_registry import LOOK_AHEAD, LocalRegistry
-from regmeta.ingest.plan import Lifetimes
 from regmeta.ingest.reserve import chunks, live
 from regmeta.ingest.skip import skippable
-from regmeta.ingest.tags import remove_tag
 from regmeta.ingest.unit_of_work import Writer
-from regmeta.oci import names
-from regmeta.sources.storage import Defect, RegistryStorage, StoredRepository
-from regmeta.sync.pipeline import Pipeline, Progress, is_ours
+from regmeta.sources.storage import Defect, RegistryStorage
+from regmeta.sync.pipeline import Pipeline, Progress
 from regmeta.sync.records import ItemKey, ItemOutcome
-from regmeta.sync.removals import PLAUSIBLE_TAGS
 from regmeta.sync.watched import Halt
+from regmeta.threads import Threads
 
-LEASE: Final = timedelta(days=36_500)
-"""For so long everything that was brought is kept, unless the adoption is finalized before."""
-IMAGES_AT_ONCE: Final = 8
-_GONE: Final = "gone"  # in place of a fingerprint: should the repository come back, it is looked at
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """How a run is to be made.
-
-    *again*: look at all repositories, not only at those that have changed. *overwrite*: a tag that somebody
-    moved here goes back to what it is there, and a repository that was deleted here comes back.
-    *believe_deletes*: also where most tags of a repository are gone. *images_at_once* are looked at.
-    """
-
-    again: bool = False
-    overwrite: bool = False
-    believe_deletes: bool = False
-    images_at_once: int = IMAGES_AT_ONCE
-
-
-@dataclass(slots=True)
-class AdoptReport:
-    """What a run has done, in images; *failures* are repositories that the next run looks at again."""
-
-    adoption: KnownAdoption
-    repositories: int = 0
-    unchanged: int = 0
-    brought: int = 0
-    here_already: int = 0  # tags
-    left_out: int = 0
-    removed_tags: int = 0
-    copied_bytes: int = 0
-    linked_bytes: int = 0  # of those, by name only
-    failures: dict[str, Error] = field(default_factory=dict)
-    defects: Mapping[tuple[str, str], int] = field(default_factory=dict)
-
-
-def lifetimes_for(usual: Lifetimes) -> Lifetimes:
-    """Return the lifetimes that a run's writer has."""
-    return Lifetimes(
-        intent=usual.intent,
-        max_upload=usual.max_upload,
-        lease=LEASE,
-        garbage=usual.garbage,
-        tombstone=usual.tombstone,
-        history=usual.history,
-    )
-
-
-def destination_of(prefix: str, name: str) -> str | None:
-    """Return where a repository of a source goes here; None if its name is none of the grammar."""
-    destination = f"{prefix}/{name}" if prefix else name
-    return destination if names.is_repository(destination) else None
-
-
-def fingerprint_of(storage: RegistryStorage, name: str) -> str:
-    """Return the fingerprint of a repository; of one that cannot be read, why: until it can, it is the same.
-
-    Raises:
-        RemoteUnavailable: the bucket did not answer.
-    """
-    try:
-        return storage.fingerprint(name)
-    except InvalidSource as error:
-        return f"unreadable: {error}"
+BATCH_BYTES: Final = 1024 * 1024 * 1024  # [bytes] of a commit; they are hashed, and not held
 
 
 class Run:
-    """One run. For one thread; *registry* and *writer* have the lifetimes of :func:`lifetimes_for`."""
+    """One run. For one thread; *registry* and *writer* have the lifetimes of ``terms.lifetimes_for``."""
 
     def __init__(
         self,
@@ -154,7 +76,6 @@ class Run:
             lambda digests: live(writer.database, digests),
         )
         self._report = AdoptReport(adoption)
-        self._names: Iterator[str] = iter(())
         self._untagged: deque[OpenRepository] = deque()  # those whose tags are all here
         self._again: deque[Wanted] = deque()
         self._under_way: dict[ItemKey, tuple[OpenRepository, Piece, Wanted]] = {}
@@ -172,7 +93,29 @@ class Run:
             InvalidSource: the repositories cannot be listed.
         """
         linked = _linked_bytes()
-        self._names = self._storage.repositories()
+        lister = Lister(self._storage, self._writer.database, self._adoption, self._options)
+        with (
+            Threads(LISTING, thread_name_prefix="list") as listing,
+            Threads(1, thread_name_prefix="note") as noting,
+        ):
+            self._notes = Notes(
+                self._storage, self._writer, self._adoption, self._options, self._report, noting
+            )
+            self._listed = lister.listed(listing)
+            try:
+                self._bring()
+            except BaseException:
+                self._stopped.set()
+                listing.shutdown(wait=False, cancel_futures=True)
+                raise
+        self._notes.forget_gone(self._seen)
+        if not self._report.failures:
+            adoptions.complete(self._writer.database, self._adoption.id)
+        self._report.linked_bytes = _linked_bytes() - linked
+        self._report.defects = defects.counts(self._writer.database, self._adoption.id)
+        return self._report
+
+    def _bring(self) -> None:
         is_first = True
         while is_first or self._again or self._untagged:
             is_first = False
@@ -183,16 +126,13 @@ class Run:
                 images_at_once=self._options.images_at_once,
                 progress=self._progress,
                 stopped=Halt(self._stopped),
+                batch_bytes=BATCH_BYTES,
             )
             for outcomes in pipeline.run(self._items()):
                 for outcome in outcomes:
                     self._take(outcome)
-        self._forget_gone()
-        if not self._report.failures:
-            adoptions.complete(self._writer.database, self._adoption.id)
-        self._report.linked_bytes = _linked_bytes() - linked
-        self._report.defects = defects.counts(self._writer.database, self._adoption.id)
-        return self._report
+                self._notes.check()
+        self._notes.check(until_done=True)
 
     # --- what is to be done -------------------------------------------------------------------
 
@@ -210,71 +150,25 @@ class Run:
                 if not pieces:
                     self._settle(repository)
             else:
-                name = next(self._names, None)
-                if name is None:
+                listed = next(self._listed, None)
+                if listed is None:
                     return
-                repository_or_none = self._begun(name)
-                if repository_or_none is not None:
-                    yield from self._tags_of(repository_or_none)
+                yield from self._begun(listed)
 
-    def _tags_of(self, repository: OpenRepository) -> Iterator[Wanted]:
-        pieces = list(repository.tags())
-        for piece in pieces:
-            yield from self._of_piece(repository, piece)
-        if not pieces:
-            self._untagged.append(repository)
-
-    def _begun(self, name: str) -> OpenRepository | None:
-        """Begin with a repository; None if nothing is to be done for it."""
-        database, adoption = self._writer.database, self._adoption
+    def _begun(self, listed: Listed) -> Iterator[Wanted]:
+        """Begin with a repository: its tags first."""
         self._report.repositories += 1
-        self._seen.add(name)
-        try:
-            known = repositories.known(database, adoption.id, name)
-            fingerprint = fingerprint_of(self._storage, name)
-            is_same = (
-                known is not None
-                and known.state == "done"
-                and known.fingerprint == fingerprint
-                and not known.is_to_be_tried_again
-            )
-            if is_same and not self._options.again:
-                self._report.unchanged += 1
-                return None
-            listing = self._storage.repository(name)
-        except Error as error:
-            if is_ours(error):
-                raise
-            self._fail(name, error)
-            return None
-        wrong = self._wrong_with(name, known)
-        destination = destination_of(adoption.prefix, name)
-        if wrong is None and destination is not None:
-            opened = OpenRepository.begun(listing, destination, fingerprint, known)
-            if known is not None:
-                opened.mendable = defects.mendable(database, known.id)
-            return opened
-        # Nothing of it goes anywhere. What its listing says is wrong would only be more of the same.
-        found = [] if wrong is None else [Found(wrong)]
-        empty = StoredRepository(name, (), {}, listing.defects if wrong is None else ())
-        before = "" if known is None else known.destination
-        opened = OpenRepository.begun(empty, before, fingerprint, known)
-        repositories.note(database, adoption.id, opened.last_step(found))
-        return None
-
-    def _wrong_with(self, name: str, known: KnownRepository | None) -> Defect | None:
-        destination = destination_of(self._adoption.prefix, name)
-        if destination is None:
-            return Defect("bad-repository-name", name, f"not a repository name: {name[:300]!r}")
-        other = repositories.taken_by(self._writer.database, self._adoption.id, destination)
-        if other is not None:
-            return Defect("refused-here", name, f"{destination} is where {other} goes: give a prefix")
-        was_here = known is not None and known.destination != ""
-        if was_here and not self._options.overwrite and here.is_deleted(self._writer.database, destination):
-            return Defect(
-                "refused-here", name, f"{destination} was deleted here (--overwrite brings it back)"
-            )
-        return None
+        self._report.unchanged += listed.is_unchanged
+        self._seen.add(listed.name)
+        if listed.failure is not None:
+            self._report.failures[listed.name] = listed.failure
+        if listed.repository is None:
+            return
+        pieces = list(listed.repository.tags())
+        for piece in pieces:
+            yield from self._of_piece(listed.repository, piece)
+        if not pieces:
+            self._untagged.append(listed.repository)
 
     def _of_piece(self, repository: OpenRepository, piece: Piece) -> Iterator[Wanted]:
         for some in chunks(piece.wanted, LOOK_AHEAD):
@@ -359,82 +253,23 @@ class Run:
         return is_first
 
     def _settle(self, repository: OpenRepository) -> None:
-        """Note the pieces of a repository that are done, in their order, and what comes after the last."""
-        name = repository.listing.name
+        """Let the pieces of a repository that are done be noted, and begin with what comes after the last."""
         if repository.failure is not None:
-            if name not in self._report.failures:
-                self._fail(name, repository.failure)
+            self._report.failures.setdefault(repository.listing.name, repository.failure)
             return
         pieces = repository.pieces
         had_some = bool(pieces)
+        last: Piece | None = None
         while pieces and pieces[0].is_done:
-            done = pieces.popleft()
-            self._note(repository, repository.step(done))
+            last = pieces.popleft()
+            if pieces or not repository.is_listed:
+                self._notes.piece(repository, last)
         if pieces:
             return
         if repository.is_listed:
-            self._finish(repository)
+            self._notes.finish(repository, last)
         elif had_some:
             self._untagged.append(repository)
-
-    def _finish(self, repository: OpenRepository) -> None:
-        try:
-            found = self._removed(repository)
-        except RemoteUnavailable as error:
-            self._fail(repository.listing.name, error)
-            return
-        self._note(repository, repository.last_step(found))
-
-    def _note(self, repository: OpenRepository, step: repositories.Step) -> None:
-        repository.noted_at = repositories.note(self._writer.database, self._adoption.id, step)
-
-    def _removed(self, repository: OpenRepository) -> list[Found]:
-        """End the tags here that an adoption made and that are gone there."""
-        listing, name = repository.listing, repository.destination
-        # What is broken there is not gone.
-        there = {tag.name for tag in listing.tags} | {defect.subject for defect in listing.defects}
-        ours = {tag: at for tag, at in here.live_tags(self._writer.database, name).items() if at.is_ours}
-        gone = sorted(ours.keys() - there)
-        if gone and fingerprint_of(self._storage, listing.name) != repository.fingerprint:
-            return []  # a run that listed later may have brought them; the next one sees that it has changed
-        hidden = next((each for each in listing.defects if each.kind in HIDING), None)
-        if gone and hidden is not None and not self._options.believe_deletes:
-            detail = f"{len(gone)} of {len(ours)} tags are not to be seen there: {hidden.detail}"
-            return [Found(Defect("tags-gone", listing.name, detail))]
-        if not self._options.believe_deletes and len(gone) > PLAUSIBLE_TAGS and 2 * len(gone) > len(ours):
-            detail = f"{len(gone)} of {len(ours)} tags are gone there (--believe-deletes removes them here)"
-            return [Found(Defect("tags-gone", listing.name, detail))]
-        found = []
-        for tag in gone:
-            try:
-                remove_tag(self._writer, name, tag, ours[tag].digest)
-                self._report.removed_tags += 1
-            except NotFound:
-                found.append(Found(Defect("moved-here", tag, f"{name}:{tag} was moved just now"), tag))
-            except (ImmutableTag, RepositoryNotActive) as error:
-                found.append(Found(defect_of(error, tag), tag))
-        return found
-
-    def _forget_gone(self) -> None:
-        """Forget what was wrong with repositories that are not there any more; what they brought stays."""
-        database, adoption, after = self._writer.database, self._adoption, ""
-        while some := repositories.page(database, adoption.id, after):
-            for known in some:
-                if known.source not in self._seen and known.fingerprint != _GONE:
-                    step = repositories.Step(
-                        known.source,
-                        known.destination,
-                        _GONE,
-                        known.passes + 1,
-                        known.tags,
-                        known.manifests,
-                        seen_at=known.checked_at,
-                    )
-                    repositories.note(database, adoption.id, step)
-            after = some[-1].source
-
-    def _fail(self, name: str, error: Error) -> None:
-        self._report.failures[name] = without_frames(error)
 
 
 def _linked_bytes() -> int:

@@ -18,7 +18,8 @@ from regmeta.adopt.records import adoptions, defects, repositories
 from regmeta.adopt.records.adoptions import KnownAdoption
 from regmeta.adopt.records.defects import KnownDefect
 from regmeta.adopt.records.repositories import KnownRepository
-from regmeta.adopt.run import AdoptReport, Options, Run, destination_of, lifetimes_for
+from regmeta.adopt.run import Run
+from regmeta.adopt.terms import AdoptReport, Options, destination_of, lifetimes_for
 from regmeta.app import mirroring, open_for_reading, open_for_writing
 from regmeta.app.writers import lifetimes_of
 from regmeta.db import Database

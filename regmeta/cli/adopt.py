@@ -131,7 +131,7 @@ def run(
       regmeta adopt /var/lib/registry
       regmeta adopt /var/lib/zot --prefix mirror
     """
-    from regmeta.adopt.run import Options
+    from regmeta.adopt.terms import Options
     from regmeta.app import adopting
     from regmeta.cli.progress import SyncProgress
 

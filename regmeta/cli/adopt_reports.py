@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from regmeta.adopt.comparison import ComparedRepository
     from regmeta.adopt.plan import AdoptPlan
     from regmeta.adopt.records.defects import KnownDefect
-    from regmeta.adopt.run import AdoptReport
+    from regmeta.adopt.terms import AdoptReport
     from regmeta.app.adopting import AdoptionStatus
     from regmeta.errors import Error
     from regmeta.ingest.adopted_statistics import StatisticsReport

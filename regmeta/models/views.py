@@ -80,7 +80,8 @@ SELECT r.name AS repository, {day u.day} AS day, {time u.sampled_at} AS sampled_
 FROM usage_samples u JOIN repositories r ON r.id = u.repository_id WHERE r.state = 'active'""",
     "v_pulls": """
 SELECT r.name AS repository, {digest p.digest} AS digest, nullif(p.tag, '') AS tag,
-    CASE WHEN p.day >= 0 THEN {day p.day} END AS day, p.pulls AS pulls, {time p.last_pulled_at} AS last_pulled_at
+    CASE WHEN p.day >= 0 THEN {day p.day} END AS day, p.pulls AS pulls,
+    {time p.last_pulled_at} AS last_pulled_at
 FROM pull_stats p JOIN repositories r ON r.id = p.repository_id WHERE r.state = 'active'""",
     "v_favorites": """
 SELECT f.user_name AS user_name, f.kind AS kind, r.name AS repository, {time f.created_at} AS created_at

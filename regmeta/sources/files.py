@@ -70,6 +70,15 @@ def open_regular(name: str, folder_fd: int, where: str) -> tuple[int, os.stat_re
         raise
     except (OSError, ValueError) as error:
         raise unusable(where, error) from error
+    return regular(fd, where)
+
+
+def regular(fd: int, where: str) -> tuple[int, os.stat_result]:
+    """Return a descriptor, which is closed if it is of no regular file, and what it is.
+
+    Raises:
+        InvalidSource: it is of something else.
+    """
     try:
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):

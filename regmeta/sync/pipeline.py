@@ -4,10 +4,11 @@
 
     items ──> look (up to images_at_once threads) ──> batch ──> commit_groups (up to COMMITTING threads)
 
-A batch is as large as those of an import: about 100 images, 64 MiB or one second. While some batches copy and
-commit, the images of the next are looked at. When all committing threads are at work and the next batch is
-full, no further image is, so that memory stays within bounds: a batch holds at most 64 MiB of manifests, each
-image that is being looked at at most 16 MiB, each thread that copies one buffer.
+A batch is as large as those of an import: about 100 images, 64 MiB (unless the run says otherwise) or one
+second. While some batches copy and commit, the images of the next are looked at. When all committing threads
+are at work and the next batch is full, no further image is, so that memory stays within bounds: a batch holds
+at most 64 MiB of manifests, each image that is being looked at at most 16 MiB, each thread that copies one
+buffer.
 """
 
 from __future__ import annotations
@@ -113,6 +114,7 @@ class Pipeline:
         images_at_once: int,
         progress: Progress,
         stopped: Halt,
+        batch_bytes: int = BATCH_BYTES,
         clock_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._look = look
@@ -121,6 +123,7 @@ class Pipeline:
         self._window = images_at_once
         self._progress = progress
         self._stopped = stopped
+        self._batch_bytes = batch_bytes
         self._clock_s = clock_s
         self._looks: dict[Future[Any], Item] = {}
         self._commits: dict[Future[Any], _Batch] = {}
@@ -226,7 +229,8 @@ class Pipeline:
         self._progress.planned(new_bytes)
 
     def _is_large(self, batch: _Batch) -> bool:
-        return len(batch.looks) >= BATCH_IMAGES or max(batch.size_bytes, batch.held_bytes) >= BATCH_BYTES
+        is_heavy = batch.size_bytes >= self._batch_bytes or batch.held_bytes >= BATCH_BYTES
+        return is_heavy or len(batch.looks) >= BATCH_IMAGES
 
     def _commit(self, batch: _Batch) -> list[GroupOutcome]:
         groups = [look.group for look in batch.looks if look.group is not None]

@@ -21,7 +21,7 @@ from typing import Any, Final
 import pytest
 
 from regmeta.adopt import pieces
-from regmeta.adopt.run import Options
+from regmeta.adopt.terms import Options
 from regmeta.app import adopting, initialise
 from regmeta.db import Database
 from regmeta.ingest import local_registry

@@ -17,7 +17,7 @@ from regmeta.adopt.comparison import ComparedRepository
 from regmeta.adopt.plan import AdoptPlan
 from regmeta.adopt.records.adoptions import KnownAdoption
 from regmeta.adopt.records.defects import KnownDefect
-from regmeta.adopt.run import AdoptReport, Options
+from regmeta.adopt.terms import AdoptReport, Options
 from regmeta.app import Writing, adopting, open_for_writing
 from regmeta.errors import Error
 from regmeta.oci.digest import Digest

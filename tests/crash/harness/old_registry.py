@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
-from regmeta.adopt.run import AdoptReport, Options
+from regmeta.adopt.terms import AdoptReport, Options
 from regmeta.app import adopting
 from regmeta.sync.pipeline import NoProgress
 from regmeta.sync.records import ItemOutcome

@@ -1,8 +1,9 @@
 """A folder of this machine as a tree of files.
 
-The root is what the user named, so it may be a symbolic link. Nothing below it may: each folder of a path is
-opened for itself, relative to the one above (:mod:`regmeta.sources.files`). None is kept open: a registry
-at work removes folders and makes them again, and the old one would say that nothing is there.
+The root is what the user named, so it may be a symbolic link. Nothing below it may: the system is asked to
+follow none (:mod:`regmeta.sources.beneath`), or each folder of a path is opened for itself, relative to the
+one above (:mod:`regmeta.sources.files`). None is kept open: a registry at work removes folders and makes them
+again, and the old one would say that nothing is there.
 """
 
 from __future__ import annotations
@@ -16,14 +17,17 @@ from datetime import UTC, datetime
 from typing import Final, Literal
 
 from regmeta.errors import InvalidSource, MissingContent
+from regmeta.sources.beneath import Opener
 from regmeta.sources.files import (
     CLOSED,
+    FILE,
     FOLDER,
     ROOT,
     LinkableFile,
     OpenFile,
     open_regular,
     read_up_to,
+    regular,
     unusable,
 )
 from regmeta.sources.registry.text import shown
@@ -45,6 +49,7 @@ class FolderTree:
         """
         self._path = os.path.abspath(path)
         self._stream = LinkableFile if links else OpenFile
+        self._files, self._folders = Opener(FILE), Opener(FOLDER)
         try:
             self._root = os.open(path, ROOT)
         except (OSError, ValueError) as error:
@@ -149,6 +154,18 @@ class FolderTree:
         parts = _parts(path, where)
         if not parts:
             raise InvalidSource(f"{where}: not a regular file")
+        if self._root == CLOSED:
+            raise InvalidSource(f"{where}: is closed")
+        try:
+            fd = self._files.open(path, self._root)
+        except FileNotFoundError:
+            raise
+        except NotADirectoryError as error:
+            raise InvalidSource(f"{where}: is not in a folder, or a symbolic link leads there") from error
+        except (OSError, ValueError) as error:
+            raise unusable(where, error) from error
+        if fd is not None:
+            return regular(fd, where)
         folder = self._folder(parts[:-1], where)
         try:
             return open_regular(parts[-1], folder, where)
@@ -163,6 +180,9 @@ class FolderTree:
         try:
             if not parts:
                 return os.open(".", FOLDER, dir_fd=self._root)
+            found = self._folders.open("/".join(parts), self._root)
+            if found is not None:
+                return found
             for part in parts:
                 above, fd = fd, os.open(part, FOLDER, dir_fd=self._root if fd == CLOSED else fd)
                 if above != CLOSED:
