@@ -97,9 +97,12 @@ def upgrade() -> None:
         sqlite_autoincrement=True,
     )
     op.create_index(
-        "ix_adoption_repositories_destination_adoption_id",
+        "uq_adoption_repositories_destination",
         "adoption_repositories",
-        ["destination", "adoption_id"],
+        ["destination"],
+        unique=True,
+        sqlite_where=sa.text("destination <> ''"),
+        postgresql_where=sa.text("destination <> ''"),
     )
     op.create_table(
         "adoption_defects",
@@ -128,7 +131,7 @@ def downgrade() -> None:
     _show_pulls(0)
     op.execute("DELETE FROM pull_stats WHERE day < 0")
     op.drop_table("adoption_defects")
-    op.drop_index("ix_adoption_repositories_destination_adoption_id", table_name="adoption_repositories")
+    op.drop_index("uq_adoption_repositories_destination", table_name="adoption_repositories")
     op.drop_table("adoption_repositories")
     op.drop_table("adoptions")
 

@@ -14,7 +14,7 @@ from regmeta.adopt import MARK
 from regmeta.adopt.records import defects, here, repositories
 from regmeta.adopt.records.adoptions import KnownAdoption
 from regmeta.adopt.records.defects import KnownDefect
-from regmeta.adopt.terms import destination_of
+from regmeta.adopt.terms import destination_of, fingerprint_of
 from regmeta.db import Database
 from regmeta.errors import DigestMismatch, Error, SizeMismatch, StoreUnavailable, without_frames
 from regmeta.ingest.adopted_statistics import PUSHED
@@ -26,7 +26,7 @@ from regmeta.store.intake import take_in
 from regmeta.threads import Threads
 
 READING: Final = 8
-DifferenceKind = Literal["missing", "different", "only here", "damaged here"]
+DifferenceKind = Literal["missing", "different", "only here", "damaged here", "unreadable there"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,11 +89,12 @@ def compare(parts: Parts, advanced: Callable[[str], None]) -> Iterator[ComparedR
             destination = destination_of(parts.adoption.prefix, name) or ""
             compared = ComparedRepository(name, destination)
             try:
+                fingerprint = fingerprint_of(parts.storage, name)
                 listing = parts.storage.repository(name)
             except Error as error:
                 compared.failure = without_frames(error)
             else:
-                _Comparison(parts, pool, listing, compared).run()
+                _Comparison(parts, pool, listing, compared, fingerprint).run()
             yield compared
         yield from _gone(parts, seen)
 
@@ -116,13 +117,21 @@ class _Comparison:
     """Of one repository."""
 
     def __init__(
-        self, parts: Parts, pool: Threads, listing: StoredRepository, compared: ComparedRepository
+        self,
+        parts: Parts,
+        pool: Threads,
+        listing: StoredRepository,
+        compared: ComparedRepository,
+        fingerprint: str,
     ) -> None:
         self._parts = parts
         self._pool = pool
         self._listing = listing
         self._compared = compared
-        known = defects.of_repository(parts.database, parts.adoption.id, listing.name)
+        row = repositories.known(parts.database, parts.adoption.id, listing.name)
+        # What was noted before something changed there explains nothing of how it is now.
+        is_current = row is not None and row.fingerprint == fingerprint
+        known = defects.of_repository(parts.database, parts.adoption.id, listing.name) if is_current else []
         self._refused = _refused(known, listing.name)
         self._explained = _by_subject(known)
         for tag in listing.tags:  # what is wrong with an image is noted under its tag
@@ -131,6 +140,9 @@ class _Comparison:
 
     def run(self) -> None:
         """Compare tags, manifests, and blobs."""
+        for defect in self._listing.defects:
+            if defect.kind == "unreadable" and defect.subject == self._listing.name:
+                self._differ("unreadable there", defect.subject, defect.detail)
         if not self._compared.destination or self._refused is not None:
             self._compared.differences += [
                 Difference("missing", tag.name, "has no place here", self._refused)

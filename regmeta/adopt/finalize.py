@@ -17,24 +17,44 @@ from datetime import timedelta
 
 from regmeta.adopt.records import adoptions, leases, repositories
 from regmeta.adopt.records.adoptions import KnownAdoption
-from regmeta.adopt.terms import fingerprint_of
+from regmeta.adopt.terms import fingerprint_of, is_read
 from regmeta.db import Database
-from regmeta.errors import Refused
+from regmeta.errors import InvalidSource, Refused
 from regmeta.sources.storage import RegistryStorage
 
 
 def changed_since(storage: RegistryStorage, database: Database, adoption: KnownAdoption) -> list[str]:
-    """Return the repositories of a storage that were not brought as they are now.
+    """Return the repositories of a storage that were not brought as they are now, or cannot be read.
 
     Raises:
-        InvalidSource, RemoteUnavailable: it could not be found out.
+        InvalidSource, RemoteUnavailable: it could not be found out, or there are none any more.
     """
-    changed = []
+    changed, seen = [], False
     for name in storage.repositories():
+        seen = True
         known = repositories.known(database, adoption.id, name)
-        if known is None or known.state != "done" or known.fingerprint != fingerprint_of(storage, name):
+        now = fingerprint_of(storage, name)
+        if known is None or known.state != "done" or known.fingerprint != now or not is_read(now):
             changed.append(name)
+    if not seen:
+        require_some(storage, database, adoption)
     return changed
+
+
+def require_some(storage: RegistryStorage, database: Database, adoption: KnownAdoption) -> None:
+    """Refuse a storage that lists nothing, and from which something was brought: a disk may be missing.
+
+    Raises:
+        InvalidSource: it is such a one.
+    """
+    after = ""
+    while some := repositories.page(database, adoption.id, after):
+        for known in some:
+            if known.tags:
+                raise InvalidSource(
+                    f"{storage.location}: has no repository, and had {known.source}: is it mounted?"
+                )
+        after = some[-1].source
 
 
 def finalize(
@@ -59,7 +79,8 @@ def finalize(
     if changed:
         more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
         raise Refused(
-            f"{adoption.location}: {changed[0]}{more} changed since: run 'regmeta adopt' again first"
+            f"{adoption.location}: {changed[0]}{more} changed since, or cannot be read: run 'regmeta adopt'"
+            " again first"
         )
     leases.end(database, adoption.id, lease, advanced)
     adoptions.finish(database, adoption.id)

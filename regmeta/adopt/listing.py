@@ -16,7 +16,7 @@ from regmeta.adopt.pieces import OpenRepository
 from regmeta.adopt.records import defects, here, repositories
 from regmeta.adopt.records.adoptions import KnownAdoption
 from regmeta.adopt.records.repositories import KnownRepository
-from regmeta.adopt.terms import Options, destination_of, fingerprint_of
+from regmeta.adopt.terms import Options, destination_of, fingerprint_of, is_read
 from regmeta.db import Database
 from regmeta.errors import Error, without_frames
 from regmeta.sources.storage import Defect, RegistryStorage, StoredRepository
@@ -73,6 +73,7 @@ class Lister:
                 known is not None
                 and known.state == "done"
                 and known.fingerprint == fingerprint
+                and is_read(fingerprint)
                 and not known.is_to_be_tried_again
             )
             if is_same and not self._options.again:
@@ -90,10 +91,14 @@ class Lister:
         wrong = self._wrong_with(name, known)
         destination = destination_of(adoption.prefix, name)
         if wrong is None and destination is not None:
-            opened = OpenRepository.begun(listing, destination, fingerprint, known)
-            if known is not None:
-                opened.mendable = defects.mendable(self._database, known.id)
-            return opened
+            claimed = repositories.claim(self._database, adoption.id, name, destination)
+            if isinstance(claimed, repositories.KnownRepository):
+                opened = OpenRepository.begun(listing, destination, fingerprint, claimed)
+                opened.is_new = known is None
+                opened.mendable = defects.mendable(self._database, claimed.id)
+                return opened
+            detail = f"{destination} is where {claimed} goes: give a prefix"
+            wrong = Defect("refused-here", name, detail)
         # Nothing of it goes anywhere. What its listing says is wrong would only be more of the same.
         found = [] if wrong is None else [Found(wrong)]
         empty = StoredRepository(name, (), {}, listing.defects if wrong is None else ())
@@ -106,9 +111,6 @@ class Lister:
         destination = destination_of(self._adoption.prefix, name)
         if destination is None:
             return Defect("bad-repository-name", name, f"not a repository name: {name[:300]!r}")
-        other = repositories.taken_by(self._database, self._adoption.id, destination)
-        if other is not None:
-            return Defect("refused-here", name, f"{destination} is where {other} goes: give a prefix")
         was_here = known is not None and known.destination != ""
         if was_here and not self._options.overwrite and here.is_deleted(self._database, destination):
             return Defect(

@@ -78,7 +78,7 @@ class Looker:
         self._storage = storage
         self._plan = plan
         self._live = live
-        self._damaged: dict[Digest, str] = {}
+        self._damaged: dict[tuple[str, Digest], str] = {}  # by repository: each may have a copy of its own
         self._found: dict[ItemKey, tuple[Found, ...]] = {}
         self._suspects: set[ItemKey] = set()
         # Images of one repository share most of their blobs.
@@ -126,7 +126,7 @@ class Looker:
             image = self._whole(wanted, descriptor, broken)
         except _BAD:
             with suppress(*_BAD):
-                self._find_broken(wanted, descriptor, broken, 0)
+                self._find_broken(wanted, descriptor, broken, set(), 0)
             if not broken:
                 raise
             image = self._whole(wanted, descriptor, broken)
@@ -160,16 +160,22 @@ class Looker:
             raise Rejected(Defect("damaged-manifest", str(digest), str(error))) from error
 
     def _find_broken(
-        self, wanted: Wanted, index: Descriptor, broken: dict[Digest, Defect], depth: int
+        self,
+        wanted: Wanted,
+        index: Descriptor,
+        broken: dict[Digest, Defect],
+        seen: set[Digest],
+        depth: int,
     ) -> None:
-        """Note the manifests below an index that cannot be brought by themselves."""
+        """Note the manifests below an index that cannot be brought by themselves; each is looked at once."""
         source = self._storage.source(wanted.source)
         document = manifest.parse(
             source.read(index, manifest.MAX_MANIFEST_BYTES), index.digest, index.media_type, verified=True
         )
         for child in document.manifests if isinstance(document, Index) else ():
-            if child.digest in broken or not manifest.may_be_manifest(child.media_type):
+            if child.digest in seen or not manifest.may_be_manifest(child.media_type):
                 continue
+            seen.add(child.digest)
             try:
                 self._descriptor(wanted.source, child.digest)
                 self._whole(wanted, child, ())
@@ -177,7 +183,7 @@ class Looker:
                 before = len(broken)
                 if child.media_type in media_types.INDEXES and depth < MAX_INDEX_DEPTH:
                     with suppress(*_BAD):
-                        self._find_broken(wanted, child, broken, depth + 1)
+                        self._find_broken(wanted, child, broken, seen, depth + 1)
                 if len(broken) == before:
                     broken[child.digest] = defect_of(error, str(child.digest))
 
@@ -190,8 +196,9 @@ class Looker:
             if digest in image.in_memory:
                 continue  # read and verified
             there = self._blob_size(repository, digest)
-            if digest in self._damaged:
-                lacking[digest] = Defect("damaged-blob", str(digest), self._damaged[digest])
+            wrong = self._damaged.get((repository, digest))
+            if wrong is not None:
+                lacking[digest] = Defect("damaged-blob", str(digest), wrong)
             elif there is None:
                 lacking[digest] = self._missing(repository, digest, image.root)
             elif there != size_bytes:
@@ -209,7 +216,7 @@ class Looker:
                 continue
             wrong = what_is_wrong(source, digest, size_bytes)
             if wrong is not None:
-                self._damaged[digest] = wrong
+                self._damaged[wanted.source, digest] = wrong
 
     def _missing(self, repository: str, digest: Digest, root: Digest) -> Defect:
         if self._storage.is_placeholder(repository, digest):

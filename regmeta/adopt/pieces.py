@@ -51,6 +51,7 @@ class OpenRepository:
     passes: int
     cursor: str
     noted_at: datetime | None = None  # when its row was written, as far as this run knows
+    is_new: bool = False  # no run before this one can have brought anything of it
     mendable: frozenset[str] = frozenset()  # images that are here and were not whole there
     pieces: deque[Piece] = field(default_factory=deque)
     is_listed: bool = False  # there are no more pieces than those
@@ -60,11 +61,6 @@ class OpenRepository:
     def __post_init__(self) -> None:
         self.pushed = {digest: time_of(at) for digest, at in self.listing.manifests.items()}
 
-    @property
-    def is_new(self) -> bool:
-        """Whether no run has brought anything of it before this one."""
-        return self.passes == 1 and not self.cursor
-
     @classmethod
     def begun(
         cls, listing: StoredRepository, destination: str, fingerprint: str, known: KnownRepository | None
@@ -73,7 +69,8 @@ class OpenRepository:
         if known is None:
             return cls(listing, destination, fingerprint, 1, "")
         at = known.checked_at
-        if known.state == "partial" and known.fingerprint == fingerprint:
+        is_same = known.fingerprint == fingerprint or known.is_claimed_only
+        if known.state == "partial" and is_same:
             return cls(listing, destination, fingerprint, known.passes, known.cursor or "", at)
         return cls(listing, destination, fingerprint, known.passes + 1, "", at)
 

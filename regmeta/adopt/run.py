@@ -27,6 +27,7 @@ from typing import Final
 from regmeta import metrics
 from regmeta.adopt import MARK
 from regmeta.adopt.defects import Found, defect_of
+from regmeta.adopt.finalize import require_some
 from regmeta.adopt.listing import LISTING, Listed, Lister
 from regmeta.adopt.look import Looker, Wanted
 from regmeta.adopt.noting import Notes
@@ -108,6 +109,8 @@ class Run:
                 self._stopped.set()
                 listing.shutdown(wait=False, cancel_futures=True)
                 raise
+        if not self._seen:
+            require_some(self._storage, self._writer.database, self._adoption)
         self._notes.forget_gone(self._seen)
         if not self._report.failures:
             adoptions.complete(self._writer.database, self._adoption.id)

@@ -16,6 +16,7 @@ from regmeta.sources.storage import RegistryStorage
 LEASE: Final = timedelta(days=36_500)
 """For so long everything that was brought is kept, unless the adoption is finalized before."""
 IMAGES_AT_ONCE: Final = 8
+_UNREADABLE: Final = "unreadable: "
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,4 +71,9 @@ def fingerprint_of(storage: RegistryStorage, name: str) -> str:
     try:
         return storage.fingerprint(name)
     except InvalidSource as error:
-        return f"unreadable: {error}"
+        return f"{_UNREADABLE}{error}"
+
+
+def is_read(fingerprint: str) -> bool:
+    """Tell whether a fingerprint was read: one that was not says nothing of what has changed."""
+    return not fingerprint.startswith(_UNREADABLE)

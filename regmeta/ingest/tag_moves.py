@@ -3,7 +3,7 @@
 A tag is a chain of intervals. The new one starts where the old one ends, at max(database clock after the
 lock, start of the last one + 1 us): neither a clock that goes back nor two moves in one tick can make an
 interval that ends before it starts. Who knows that the tag was moved earlier, elsewhere, takes the place of
-the clock in that.
+the clock in that, where the interval that ends is its own.
 
 An immutable tag is made once: what would move or end one that is live is refused, after the lock.
 """
@@ -31,7 +31,9 @@ from regmeta.oci.digest import Digest
 from regmeta.query.history import LOCKS
 
 _TICK: Final = timedelta(microseconds=1)
-_LIVE: Final = sa.select(Tag.id, Tag.name, Tag.manifest_digest, Tag.manifest_id, Tag.started_at).where(
+_LIVE: Final = sa.select(
+    Tag.id, Tag.name, Tag.manifest_digest, Tag.manifest_id, Tag.started_at, Tag.started_by
+).where(
     Tag.repository_id == sa.bindparam("repository"),
     Tag.name.in_(sa.bindparam("names", expanding=True)),
     Tag.ended_at.is_(None),
@@ -131,7 +133,9 @@ def move_tags(
     ends, starts, changes = [], [], []
     for tag in moved:
         previous = live.get(tag)
-        moved_at = min(now, since.get(tag, now))
+        # What somebody else has set here was so until now, whatever was so elsewhere.
+        is_mine = previous is None or previous.started_by == change.actor
+        moved_at = min(now, since.get(tag, now)) if is_mine else now
         at = max(moved_at, previous.started_at + _TICK if previous else last_ends.get(tag, moved_at))
         if previous:
             ends.append({"of": previous.id, "at": at, "by": change.actor})

@@ -33,7 +33,7 @@ class Adoption(Base):
 
 
 class AdoptionRepository(Base):
-    """How far one repository of a source is.
+    """How far one repository of a source is. A repository here is filled from one source only.
 
     ``fingerprint`` is the one that it had before it was listed. *done*: all that it listed then was taken
     over or stands among the defects; *partial*, all up to ``cursor``. ``passes`` counts how often it was
@@ -44,7 +44,13 @@ class AdoptionRepository(Base):
     __table_args__ = (
         UniqueConstraint("adoption_id", "source"),
         CheckConstraint("state IN ('partial', 'done')", name="state"),
-        Index(None, "destination", "adoption_id"),
+        Index(
+            "uq_adoption_repositories_destination",
+            "destination",
+            unique=True,
+            sqlite_where=sa.text("destination <> ''"),
+            postgresql_where=sa.text("destination <> ''"),
+        ),
         NEVER_REUSED,
     )
 

@@ -16,7 +16,7 @@ from regmeta.ingest.reserve import chunks
 from regmeta.models import Blob, IndexMember, Manifest, ManifestBlob, Repository, Tag
 from regmeta.oci.digest import Digest
 
-PAGE: Final = 1000
+PAGE: Final = 100  # manifests, with their bytes
 
 _IS: Final = (Repository.name == sa.bindparam("repository"), Repository.state == "active")
 _STATE: Final = sa.select(Repository.state).where(Repository.name == sa.bindparam("repository"))

@@ -17,6 +17,7 @@ from regmeta.ingest.inserting import Conflict, inserting, many, upserted
 from regmeta.ingest.reserve import chunks
 from regmeta.ingest.retry import retried
 from regmeta.models import Adoption, AdoptionDefect, AdoptionRepository
+from regmeta.models.base import UtcTime
 
 LONGEST: Final = 500  # [characters] of a subject or of what is said
 
@@ -57,6 +58,20 @@ _TAKEN: Final = (
         AdoptionRepository.adoption_id != sa.bindparam("adoption"),
     )
     .limit(1)
+)
+_SET_DESTINATION: Final = (
+    sa.update(AdoptionRepository)
+    .where(
+        AdoptionRepository.adoption_id == sa.bindparam("adoption"),
+        AdoptionRepository.source == sa.bindparam("source"),
+    )
+    .values(
+        destination=sa.bindparam("destination"),
+        fingerprint="",
+        cursor=None,
+        state="partial",
+        checked_at=sa.bindparam("now", type_=UtcTime()),
+    )
 )
 # Two runs at once write one after the other.
 _LOCK: Final = (
@@ -108,6 +123,11 @@ class KnownRepository:
     checked_at: datetime
     is_to_be_tried_again: bool  # something is wrong with it that may pass without a change there
 
+    @property
+    def is_claimed_only(self) -> bool:
+        """Whether a run has begun with it, and no piece of it was done."""
+        return self.state == "partial" and not self.fingerprint and self.cursor is None
+
 
 @dataclass(frozen=True, slots=True)
 class Step:
@@ -139,12 +159,41 @@ def page(database: Database, adoption_id: int, after: str = "", limit: int = 100
         return [KnownRepository(*row) for row in connection.execute(_PAGE, parameters)]
 
 
-def taken_by(database: Database, adoption_id: int, destination: str) -> str | None:
-    """Return the other source that has brought something to a repository here, None if there is none."""
-    with database.read() as connection:
-        parameters = {"adoption": adoption_id, "destination": destination}
-        found: str | None = connection.execute(_TAKEN, parameters).scalar()
-        return found
+def claim(database: Database, adoption_id: int, source: str, destination: str) -> KnownRepository | str:
+    """Note that a repository goes to *destination*, before anything is brought there; return its row.
+
+    A repository here is filled from one source only. If another one was first, its location is returned.
+
+    Raises:
+        Unavailable, Locked: nothing was written.
+    """
+
+    def work() -> KnownRepository | str:
+        with database.transaction("adoption_claims") as connection:
+            given = {"adoption": adoption_id, "source": source, "destination": destination}
+            row = connection.execute(_ONE, {"adoption": adoption_id, "source": source}).one_or_none()
+            if row is not None and row.destination == destination:
+                return KnownRepository(*row)
+            if row is None:
+                values = {
+                    "adoption_id": adoption_id,
+                    "source": source,
+                    "destination": destination,
+                    "fingerprint": "",
+                    "cursor": None,
+                    "state": "partial",
+                    "checked_at": db.clock(connection),
+                }
+                # Of two that claim one place at once, the second waits here for the first.
+                connection.execute(inserting(connection, AdoptionRepository).on_conflict_do_nothing(), values)
+            taken: str | None = connection.execute(_TAKEN, given).scalar()
+            if taken is not None:
+                return taken
+            if row is not None:
+                connection.execute(_SET_DESTINATION, {**given, "now": db.clock(connection)})
+            return KnownRepository(*connection.execute(_ONE, given).one())
+
+    return retried(work)
 
 
 def note(database: Database, adoption_id: int, step: Step) -> datetime | None:

@@ -32,7 +32,7 @@ from regmeta.sources.storage import Defect, Kind, StoredRepository, StoredTag
 from regmeta.sources.storage.at_once import each
 from regmeta.sources.storage.descriptors import FoundManifest, SaidTypes, found_manifest
 from regmeta.sources.storage.docker_files import ListedFiles, is_of_no_use, is_tag_link, listed_files
-from regmeta.sources.storage.links import Link, read_link
+from regmeta.sources.storage.links import LONGEST_LINK, Link, read_link
 from regmeta.sources.storage.names_found import names_in_order
 from regmeta.sources.storage.stored_source import StoredSource
 from regmeta.sources.storage.trees import Tree, TreeEntry
@@ -81,11 +81,20 @@ class DockerStorage:
             if is_tag_link(below) or below.startswith("revisions/"):
                 mark = entry.mark
                 if not mark and entry.what == "file":
-                    mark = self._tree.mark(f"{path}/{below}") or "gone"
+                    mark = self._mark_of(f"{path}/{below}", entry)
                 # Files come in no order, so their digests are added up.
                 line = repr((below, entry.what, mark, str(entry.modified_at))).encode()
                 total += int.from_bytes(hashlib.sha256(line).digest())
         return f"{total % 2**256:064x}"
+
+    def _mark_of(self, path: str, entry: TreeEntry) -> str:
+        """Return what a link says, in short; one that cannot be read, or is too long, says just that."""
+        if entry.size_bytes > LONGEST_LINK:
+            return f"{entry.size_bytes} bytes"
+        try:
+            return self._tree.mark(path) or "gone"
+        except InvalidSource:
+            return "unreadable"
 
     def repository(self, name: str) -> StoredRepository:
         """Return what the registry would serve of a repository."""

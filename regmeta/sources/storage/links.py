@@ -15,7 +15,7 @@ from regmeta.sources.registry.text import shown
 from regmeta.sources.storage import Defect
 from regmeta.sources.storage.trees import Tree
 
-_LONGEST_LINK: Final = 256  # [bytes] the longest digest has 135
+LONGEST_LINK: Final = 256  # [bytes] the longest digest has 135
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ def read_link(tree: Tree, path: str, subject: str) -> Link:
         RemoteUnavailable: the bucket did not answer.
     """
     try:
-        content = tree.read(path, _LONGEST_LINK)
+        content = tree.read(path, LONGEST_LINK)
     except InvalidSource as error:
         return Link(defect=Defect("unreadable", subject, str(error)))
     if content is None:
@@ -41,8 +41,8 @@ def read_link(tree: Tree, path: str, subject: str) -> Link:
     text = content.removesuffix(b"\n")
     if not text:
         return Link(defect=Defect("empty-link", subject, f"{shown(path)} is empty"))
-    if len(content) > _LONGEST_LINK:
-        return Link(defect=Defect("bad-link", subject, f"{shown(path)} has more than {_LONGEST_LINK} bytes"))
+    if len(content) > LONGEST_LINK:
+        return Link(defect=Defect("bad-link", subject, f"{shown(path)} has more than {LONGEST_LINK} bytes"))
     try:
         return Link(Digest.parse(text.decode("ascii", "backslashreplace")))
     except InvalidDigest as error:
