@@ -128,12 +128,12 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    _show_pulls(0)
-    op.execute("DELETE FROM pull_stats WHERE day < 0")
     op.drop_table("adoption_defects")
     op.drop_index("uq_adoption_repositories_destination", table_name="adoption_repositories")
     op.drop_table("adoption_repositories")
     op.drop_table("adoptions")
+    _show_pulls(0)
+    op.execute("DELETE FROM pull_stats WHERE day < 0")
 
 
 def _show_pulls(number: int) -> None:
