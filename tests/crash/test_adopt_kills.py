@@ -206,7 +206,7 @@ def all_rows(settings: Settings) -> dict[str, Any]:
 
 MANY: Final = "many"
 TAGS: Final = 14
-UNTAGGED: Final = 10
+UNTAGGED: Final = 26
 PIECE: Final = 4
 
 
