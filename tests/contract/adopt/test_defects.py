@@ -103,6 +103,7 @@ def assert_whole_and_nothing_broken(adoption: Adopting, planted: Iterable[Plante
             assert all(absence is not None for (absence,) in found)
 
 
+@pytest.mark.soak_on_postgresql
 def test_plan_names_what_a_run_does_and_a_second_run_says_it_again(
     served: Served, adopt: Callable[[Path], Adopting]
 ) -> None:

@@ -269,6 +269,7 @@ def test_hostile_manifests_are_named_and_stop_nothing(old: OldDocker, adoption: 
     assert adoption.unexplained() == []
 
 
+@pytest.mark.soak_on_postgresql
 def test_index_that_lists_thousands_that_are_not_there_comes_alone(
     old: OldDocker, adoption: Adopting
 ) -> None:
@@ -602,6 +603,7 @@ def test_adoption_of_zot_leaves_it_as_it_was(adopt: Callable[[Path], Adopting], 
     assert every_byte(served.root) == before
 
 
+@pytest.mark.soak_on_postgresql
 def test_many_tags_of_one_repository_come_in_pieces_and_go_on_where_they_were(
     old: OldDocker, adoption: Adopting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
