@@ -8,10 +8,22 @@ from tests.crash.harness.mutants import MUTANTS, Mutant
 from tests.crash.harness.places import Arena
 from tests.crash.harness.report import names
 
-pytestmark = pytest.mark.soak
+pytestmark = [pytest.mark.soak, pytest.mark.timeout(900)]
+# Hundreds of orders of threads: minutes, where the machine does something else as well.
+IN_MINUTES = (
+    "keys named by digest",
+    "collector decides outside its transaction, no foreign keys",
+    "delete by digest looks for an index before its lock",
+)
 
 
-@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
+@pytest.mark.parametrize(
+    "mutant",
+    [
+        pytest.param(each, id=each.name, marks=[pytest.mark.long] if each.name in IN_MINUTES else [])
+        for each in MUTANTS
+    ],
+)
 def test_mutant_is_caught(registries: Arena, mutant: Mutant) -> None:
     result = mutant.run(registries, mutant.apply)
     if result.skipped:
