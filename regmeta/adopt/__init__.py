@@ -15,5 +15,6 @@
 
 from typing import Final
 
-MARK: Final = "adopt:"
-"""How the name of who took something over begins: times beside it are those of the old registry's files."""
+from regmeta.ingest.plan import ADOPTED
+
+MARK: Final = ADOPTED

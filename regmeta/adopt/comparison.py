@@ -19,10 +19,9 @@ from regmeta.db import Database
 from regmeta.errors import DigestMismatch, Error, SizeMismatch, StoreUnavailable, without_frames
 from regmeta.ingest.adopted_statistics import PUSHED
 from regmeta.oci.digest import Digest
-from regmeta.oci.streams import ByteStream
 from regmeta.sources.storage import RegistryStorage, StoredRepository
 from regmeta.store import BlobStore, ObjectMissing
-from regmeta.store.intake import take_in
+from regmeta.store.intake import read_through
 from regmeta.threads import Threads
 
 READING: Final = 8
@@ -101,16 +100,13 @@ def compare(parts: Parts, advanced: Callable[[str], None]) -> Iterator[ComparedR
 
 def _gone(parts: Parts, seen: set[str]) -> Iterator[ComparedRepository]:
     """Give the repositories that were brought and are not there any more."""
-    after = ""
-    while some := repositories.page(parts.database, parts.adoption.id, after):
-        for known in some:
-            if known.source in seen or not known.tags:
-                continue
-            if next(here.manifests(parts.database, known.destination), None) is not None:
-                detail = f"the whole repository is gone there since {known.checked_at}"
-                gone = [Difference("only here", known.destination, detail)]
-                yield ComparedRepository(known.source, known.destination, differences=gone)
-        after = some[-1].source
+    for known in repositories.every(parts.database, parts.adoption.id):
+        if known.source in seen or not known.tags:
+            continue
+        if next(here.manifests(parts.database, known.destination), None) is not None:
+            detail = f"the whole repository is gone there since {known.checked_at}"
+            gone = [Difference("only here", known.destination, detail)]
+            yield ComparedRepository(known.source, known.destination, differences=gone)
 
 
 class _Comparison:
@@ -225,7 +221,7 @@ class _Comparison:
         """Read an object to its end; return in words what is wrong with it."""
         try:
             with self._parts.store.open(blob.key) as stream:
-                _take(stream, blob)
+                read_through(stream, blob.digest, blob.size_bytes)
         except (ObjectMissing, DigestMismatch, SizeMismatch) as error:
             return str(error)
         return None
@@ -253,10 +249,3 @@ def _by_subject(known: Sequence[KnownDefect]) -> dict[str, str]:
                 explained.setdefault(key, each.kind)
     explained.pop("", None)
     return explained
-
-
-def _take(stream: ByteStream, blob: here.BlobHere) -> None:
-    def drop(_: memoryview) -> None:
-        """It is only hashed."""
-
-    take_in(stream, blob.digest, blob.size_bytes, drop)

@@ -47,14 +47,9 @@ def require_some(storage: RegistryStorage, database: Database, adoption: KnownAd
     Raises:
         InvalidSource: it is such a one.
     """
-    after = ""
-    while some := repositories.page(database, adoption.id, after):
-        for known in some:
-            if known.tags:
-                raise InvalidSource(
-                    f"{storage.location}: has no repository, and had {known.source}: is it mounted?"
-                )
-        after = some[-1].source
+    known = next((each for each in repositories.every(database, adoption.id) if each.tags), None)
+    if known is not None:
+        raise InvalidSource(f"{storage.location}: has no repository, and had {known.source}: is it mounted?")
 
 
 def finalize(

@@ -87,33 +87,32 @@ class Lister:
     def _opened(
         self, listing: StoredRepository, fingerprint: str, known: KnownRepository | None
     ) -> OpenRepository | None:
-        name, adoption = listing.name, self._adoption
-        wrong = self._wrong_with(name, known)
-        destination = destination_of(adoption.prefix, name)
-        if wrong is None and destination is not None:
-            claimed = repositories.claim(self._database, adoption.id, name, destination)
-            if isinstance(claimed, repositories.KnownRepository):
-                opened = OpenRepository.begun(listing, destination, fingerprint, claimed)
-                opened.is_new = known is None
-                opened.mendable = defects.mendable(self._database, claimed.id)
-                return opened
-            detail = f"{destination} is where {claimed} goes: give a prefix"
-            wrong = Defect("refused-here", name, detail)
+        name = listing.name
+        claimed = self._claimed(name, known)
+        if isinstance(claimed, KnownRepository):
+            opened = OpenRepository.begun(listing, claimed.destination, fingerprint, claimed)
+            opened.is_new = known is None
+            if known is not None:
+                opened.mendable = defects.mendable(self._database, known.id)
+            return opened
         # Nothing of it goes anywhere. What its listing says is wrong would only be more of the same.
-        found = [] if wrong is None else [Found(wrong)]
-        empty = StoredRepository(name, (), {}, listing.defects if wrong is None else ())
         before = "" if known is None else known.destination
-        opened = OpenRepository.begun(empty, before, fingerprint, known)
-        repositories.note(self._database, adoption.id, opened.last_step(found))
+        opened = OpenRepository.begun(StoredRepository(name, (), {}), before, fingerprint, known)
+        repositories.note(self._database, self._adoption.id, opened.last_step([Found(claimed)]))
         return None
 
-    def _wrong_with(self, name: str, known: KnownRepository | None) -> Defect | None:
-        destination = destination_of(self._adoption.prefix, name)
+    def _claimed(self, name: str, known: KnownRepository | None) -> KnownRepository | Defect:
+        """Return the row that says where a repository goes, or why it goes nowhere."""
+        database, adoption = self._database, self._adoption
+        destination = destination_of(adoption.prefix, name)
         if destination is None:
             return Defect("bad-repository-name", name, f"not a repository name: {name[:300]!r}")
-        was_here = known is not None and known.destination != ""
-        if was_here and not self._options.overwrite and here.is_deleted(self._database, destination):
-            return Defect(
-                "refused-here", name, f"{destination} was deleted here (--overwrite brings it back)"
-            )
-        return None
+        if known is None or not known.destination:
+            claimed = repositories.claim(database, adoption.id, name, destination)
+            if isinstance(claimed, KnownRepository):
+                return claimed
+            return Defect("refused-here", name, f"{destination} is where {claimed} goes: give a prefix")
+        if not self._options.overwrite and here.is_deleted(database, destination):
+            detail = f"{destination} was deleted here (--overwrite brings it back)"
+            return Defect("refused-here", name, detail)
+        return known

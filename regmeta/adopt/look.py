@@ -31,7 +31,7 @@ from regmeta.oci.manifest import Index, Manifest
 from regmeta.sources import Source
 from regmeta.sources.storage import Defect, RegistryStorage, StoredRepository
 from regmeta.sources.wrapped import WrappedSource
-from regmeta.store.intake import take_in
+from regmeta.store.intake import read_through
 from regmeta.sync.items import Item, Look
 from regmeta.sync.records import ItemKey
 
@@ -265,13 +265,9 @@ def time_of(at: datetime | None) -> datetime | None:
 
 def what_is_wrong(source: Source, digest: Digest, size_bytes: int) -> str | None:
     """Read a blob to its end; return in words what is wrong with it, None if nothing is."""
-
-    def drop(_: memoryview) -> None:
-        """Nothing is kept: it is only looked at."""
-
     try:
         with source.open(digest) as stream:
-            take_in(stream, digest, size_bytes, drop)
+            read_through(stream, digest, size_bytes)
     except _BAD as error:
         return str(error)
     return None

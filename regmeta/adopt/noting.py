@@ -65,21 +65,19 @@ class Notes:
 
     def forget_gone(self, seen: Collection[str]) -> None:
         """Forget what was wrong with repositories that are not there any more; what they brought stays."""
-        database, adoption, after = self._writer.database, self._adoption, ""
-        while some := repositories.page(database, adoption.id, after):
-            for known in some:
-                if known.source not in seen and known.fingerprint != _GONE:
-                    step = repositories.Step(
-                        known.source,
-                        known.destination,
-                        _GONE,
-                        known.passes + 1,
-                        known.tags,
-                        known.manifests,
-                        seen_at=known.checked_at,
-                    )
-                    repositories.note(database, adoption.id, step)
-            after = some[-1].source
+        database, adoption = self._writer.database, self._adoption
+        for known in repositories.every(database, adoption.id):
+            if known.source not in seen and known.fingerprint != _GONE:
+                step = repositories.Step(
+                    known.source,
+                    known.destination,
+                    _GONE,
+                    known.passes + 1,
+                    known.tags,
+                    known.manifests,
+                    seen_at=known.checked_at,
+                )
+                repositories.note(database, adoption.id, step)
 
     def _submit(self, work: Callable[[], None]) -> None:
         def unless_failed() -> None:

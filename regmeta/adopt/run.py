@@ -60,7 +60,6 @@ class Run:
         adoption: KnownAdoption,
         options: Options,
         progress: Progress,
-        stopped: threading.Event,
     ) -> None:
         if not writer.actor.startswith(MARK):
             raise ValueError(f"{writer.actor}: the name of who adopts begins with {MARK}")
@@ -70,7 +69,7 @@ class Run:
         self._adoption = adoption
         self._options = options
         self._progress = progress
-        self._stopped = stopped
+        self._stopped = threading.Event()
         self._looker = Looker(
             storage,
             lambda request: registry.copy_manifest(request, sparse=True),
@@ -119,9 +118,7 @@ class Run:
         return self._report
 
     def _bring(self) -> None:
-        is_first = True
-        while is_first or self._again or self._untagged:
-            is_first = False
+        while True:
             pipeline = Pipeline(
                 self._looker.look,
                 self._registry,
@@ -135,6 +132,8 @@ class Run:
                 for outcome in outcomes:
                     self._take(outcome)
                 self._notes.check()
+            if not self._again and not self._untagged:
+                break
         self._notes.check(until_done=True)
 
     # --- what is to be done -------------------------------------------------------------------

@@ -31,7 +31,7 @@ from regmeta.settings import Settings
 from regmeta.settings.object_store import is_bucket
 from regmeta.settings.source_bucket import source_reach
 from regmeta.sources.storage import RegistryStorage
-from regmeta.sources.storage.open import open_storage
+from regmeta.sources.storage.open import folders_above, open_storage
 from regmeta.sources.zot.api import ZotApi
 from regmeta.sources.zot.metadb import read_metadb
 from regmeta.sync.pipeline import NoProgress, Progress
@@ -95,7 +95,6 @@ def run(
         Unavailable, Locked: the registry here does not take anything now; run again it goes on.
     """
     _check_prefix(prefix)
-    stopped = threading.Event()
     actor = f"{MARK}{settings.actor}"
     lifetimes = lifetimes_for(lifetimes_of(settings))
     with (
@@ -106,19 +105,14 @@ def run(
         adoption = adoptions.start(
             registry.database, storage.location, storage.kind, prefix, actor, reopen=reopen
         )
-        try:
-            return Run(
-                storage,
-                registry.registry,
-                registry.writer,
-                adoption,
-                options or Options(),
-                progress or NoProgress(),
-                stopped,
-            ).run()
-        except BaseException:
-            stopped.set()
-            raise
+        return Run(
+            storage,
+            registry.registry,
+            registry.writer,
+            adoption,
+            options or Options(),
+            progress or NoProgress(),
+        ).run()
 
 
 def verify(
@@ -185,7 +179,8 @@ def take_statistics(
             assert zot_url is not None
             endpoint = mirroring.endpoint_of(settings, zot_url, stopped)
             stack.callback(endpoint.close)
-            found = ZotApi(endpoint).read(_sources(registry.database, adoption))
+            known = repositories.every(registry.database, adoption.id)
+            found = ZotApi(endpoint).read(each.source for each in known)
         return keep_statistics(
             registry.database, found, name_here=lambda name: destination_of(adoption.prefix, name) or ""
         )
@@ -216,20 +211,13 @@ def rejects(settings: Settings, source: str, limit: int) -> list[KnownDefect]:
         return defects.listed(registry.database, adoption.id, limit)
 
 
-def _sources(database: Database, adoption: KnownAdoption) -> Iterator[str]:
-    after = ""
-    while some := repositories.page(database, adoption.id, after):
-        yield from (each.source for each in some)
-        after = some[-1].source
-
-
 def _status(database: Database, adoption: KnownAdoption) -> AdoptionStatus:
-    count, tags, unfinished, after = 0, 0, [], ""
-    while some := repositories.page(database, adoption.id, after):
-        count += len(some)
-        tags += sum(each.tags for each in some)
-        unfinished += [each for each in some if each.state != "done"]
-        after = some[-1].source
+    count, tags, unfinished = 0, 0, []
+    for each in repositories.every(database, adoption.id):
+        count += 1
+        tags += each.tags
+        if each.state != "done":
+            unfinished.append(each)
     found = defects.counts(database, adoption.id)
     return AdoptionStatus(
         adoption,
@@ -242,14 +230,11 @@ def _status(database: Database, adoption: KnownAdoption) -> AdoptionStatus:
 
 def _known(database: Database, location: str) -> KnownAdoption:
     # Of docker's registry, a folder within may have been named.
-    while True:
-        found = adoptions.known(database, location)
+    for each in (location, *folders_above(location)):
+        found = adoptions.known(database, each)
         if found is not None:
             return found
-        above, _, last = location.rpartition("/")
-        if last not in ("docker", "registry", "v2") or not above:
-            raise NotFound(f"{location}: was never adopted")
-        location = above
+    raise NotFound(f"{location}: was never adopted")
 
 
 def _location(source: str) -> str:

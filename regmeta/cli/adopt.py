@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
 from regmeta.cli import adopt_reports, render
 from regmeta.cli.context import Json, Limit, make_default_home, settings
-from regmeta.errors import FINDINGS, UsageError
+from regmeta.cli.defaulting import TakesArgument
+from regmeta.errors import FINDINGS
 
 Source = Annotated[
     str,
@@ -26,28 +25,20 @@ Prefix = Annotated[
 ]
 
 
-class AdoptGroup(TyperGroup):
+class AdoptGroup(TakesArgument):
     """Takes what is none of its commands for a source: ``regmeta adopt /srv/registry``."""
+
+    default = "run"
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Put ``run`` in where an option comes first, as in ``regmeta adopt --again SOURCE``."""
         if args and args[0].startswith("-") and args[0] not in ("--help", "-h"):
-            args = ["run", *args]
+            args = [self.default, *args]
         return super().parse_args(ctx, args)
 
-    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """Find the command that *args* begin with.
-
-        Raises:
-            UsageError: it looks like a command that was mistyped.
-        """
-        first = args[0] if args else "-"
-        if not first.startswith("-") and self.get_command(ctx, first) is None:
-            meant = get_close_matches(first, self.list_commands(ctx), n=1)
-            if meant and "/" not in first and not Path(first).exists():
-                raise UsageError(f"no such command: {first!r} (did you mean 'regmeta adopt {meant[0]}'?)")
-            args = ["run", *args]
-        return super().resolve_command(ctx, args)
+    def is_argument(self, text: str) -> bool:
+        """Tell a path from a command."""
+        return "/" in text or Path(text).exists()
 
 
 app = typer.Typer(
@@ -82,9 +73,9 @@ def plan(ctx: typer.Context, source: Source, prefix: Prefix = "", as_json: Json 
       regmeta adopt plan s3://old-bucket/registry --prefix mirror
     """
     from regmeta.app import adopting
-    from regmeta.cli.progress import AdoptPlanProgress
+    from regmeta.cli.progress import CountProgress
 
-    with AdoptPlanProgress() as progress:
+    with CountProgress("images") as progress:
         found = adopting.plan(settings(ctx), source, prefix=prefix, advanced=progress.advanced)
     adopt_reports.show_plan(found, as_json)
     if found.failures or found.left_out or any(not each.is_brought for _, each in found.defects):
@@ -175,9 +166,9 @@ def verify(
       regmeta adopt verify /var/lib/registry --deep --json
     """
     from regmeta.app import adopting
-    from regmeta.cli.progress import AdoptVerifyProgress
+    from regmeta.cli.progress import CountProgress
 
-    with AdoptVerifyProgress() as progress:
+    with CountProgress("repositories") as progress:
         found = list(adopting.verify(settings(ctx), source, deep=deep, advanced=progress.advanced))
     adopt_reports.show_comparison(found, as_json)
     failures = [each.failure.exit_code for each in found if each.failure is not None]

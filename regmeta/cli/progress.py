@@ -203,33 +203,18 @@ class SyncProgress(_Bars):
         )
 
 
-class AdoptPlanProgress(_Bars):
-    """Draws how far a look at an old registry is; nobody knows before how many images there are."""
+class CountProgress(_Bars):
+    """Draws how many of *what* are done, and where; nobody knows before how many there are."""
 
-    def __init__(self) -> None:
+    def __init__(self, what: str) -> None:
         from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
 
         super().__init__(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-        self._task = self._bars.add_task("looking", total=None)
-        self._images = 0
+        self._what = what
+        self._task = self._bars.add_task(what, total=None)
+        self._count = 0
 
-    def advanced(self, repository: str, images: int) -> None:
-        """Images of a repository were looked at."""
-        self._images += images
-        self._bars.update(self._task, description=f"{self._images} images, {repository}")
-
-
-class AdoptVerifyProgress(_Bars):
-    """Draws which repository is compared."""
-
-    def __init__(self) -> None:
-        from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
-
-        super().__init__(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-        self._task = self._bars.add_task("comparing", total=None)
-        self._repositories = 0
-
-    def advanced(self, repository: str) -> None:
-        """The next repository is compared."""
-        self._repositories += 1
-        self._bars.update(self._task, description=f"{self._repositories} repositories, {repository}")
+    def advanced(self, repository: str, count: int = 1) -> None:
+        """So many more of a repository were done."""
+        self._count += count
+        self._bars.update(self._task, description=f"{self._count} {self._what}, {repository}")

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from difflib import get_close_matches
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from typer.core import TyperGroup
 
 from regmeta.cli import render, sync_reports
 from regmeta.cli.context import Json, Limit, make_default_home, settings
-from regmeta.errors import FINDINGS, UsageError
+from regmeta.cli.defaulting import TakesArgument
+from regmeta.errors import FINDINGS
 
 if TYPE_CHECKING:
     from regmeta.app.syncing import FailedRun
@@ -18,21 +17,10 @@ if TYPE_CHECKING:
     from regmeta.sync.run import SyncReport
 
 
-class SyncGroup(TyperGroup):
+class SyncGroup(TakesArgument):
     """Takes what is none of its commands for a reference: ``regmeta sync quay.io/org/app:1``."""
 
-    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """Find the command that *args* begin with.
-
-        Raises:
-            UsageError: it looks like a command that was mistyped.
-        """
-        if args and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
-            meant = get_close_matches(args[0], self.list_commands(ctx), n=1)
-            if meant:
-                raise UsageError(f"no such command: {args[0]!r} (did you mean 'regmeta sync {meant[0]}'?)")
-            args = ["image", *args]
-        return super().resolve_command(ctx, args)
+    default = "image"
 
 
 app = typer.Typer(

@@ -30,6 +30,7 @@ from regmeta import db
 from regmeta.db import Database
 from regmeta.errors import UsageError
 from regmeta.ingest.inserting import Conflict, many
+from regmeta.ingest.plan import ADOPTED
 from regmeta.ingest.reserve import chunks
 from regmeta.ingest.retry import retried
 from regmeta.models import Favorite, Manifest, PullStatistic, Repository
@@ -38,7 +39,6 @@ from regmeta.query.statistics.days import BEFORE_DAYS
 from regmeta.query.statistics.favorites import user_name
 from regmeta.sources.zot import ImageStatistics, RepositoryStatistics
 
-ADOPTED: Final = "adopt:"
 PUSHED: Final = "zot:"
 """What ``pushed_by`` begins with: who took it over, and who had pushed it to zot."""
 

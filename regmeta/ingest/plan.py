@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any, Literal, Protocol
+from typing import Any, Final, Literal, Protocol
 
 from regmeta.errors import Error
 from regmeta.oci.descriptor import Descriptor
@@ -25,6 +25,10 @@ class Lifetimes:
     garbage: timedelta = timedelta(hours=1)  # before what was displaced is looked at
     tombstone: timedelta = timedelta(hours=1)  # before a dead object is deleted: the read window
     history: timedelta = timedelta(days=7)  # an ended tag keeps its manifest for this long
+
+
+ADOPTED: Final = "adopt:"
+"""How the name of who took something over begins: times beside it are those of the old registry's files."""
 
 
 @dataclass(frozen=True, slots=True)

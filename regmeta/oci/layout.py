@@ -73,9 +73,6 @@ def index_content(entries: Iterable[Descriptor], annotations: dict[str, str] | N
 
 def _object(content: bytes, where: str) -> dict[str, Any]:
     try:
-        document = strict_json.loads(content)
+        return strict_json.load_object(content)
     except strict_json.StrictJSONError as error:
         raise InvalidSource(f"{where}: {error}") from None
-    if not isinstance(document, dict):
-        raise InvalidSource(f"{where}: not a JSON object")
-    return document

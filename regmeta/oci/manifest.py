@@ -90,11 +90,9 @@ def parse(
     if not verified and not digest.matches(content):
         raise InvalidDigest(f"{where}: the manifest's bytes have another digest")
     try:
-        document = strict_json.loads(content)
+        document = strict_json.load_object(content)
     except strict_json.StrictJSONError as error:
         raise InvalidManifest(f"{where}: {error}") from None
-    if not isinstance(document, dict):
-        raise InvalidManifest(f"{where}: not a JSON object")
     actual_type = _media_type(document, media_type, where)
     version = document.get("schemaVersion")
     if type(version) is not int or version != 2:

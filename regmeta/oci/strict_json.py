@@ -54,6 +54,18 @@ def loads(data: bytes) -> Any:
     return value
 
 
+def load_object(data: bytes) -> dict[str, Any]:
+    """Parse one JSON document that is to be an object.
+
+    Raises:
+        StrictJSONError: it is none, or not strict; see :func:`loads`.
+    """
+    value = loads(data)
+    if not isinstance(value, dict):
+        raise StrictJSONError("not a JSON object")
+    return value
+
+
 def _check_depth(text: str) -> None:
     depth = 0
     if text.count("[") + text.count("{") <= MAX_DEPTH:

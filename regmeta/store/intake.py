@@ -41,3 +41,18 @@ def take_in(
         raise SizeMismatch(f"{digest}: {size_bytes} bytes were announced, {found}")
     if hasher.hexdigest() != digest.hex:
         raise DigestMismatch(f"{digest}: the bytes have the digest {digest.algorithm}:{hasher.hexdigest()}")
+
+
+def read_through(
+    stream: ByteStream, digest: Digest, size_bytes: int, progress: Callable[[int], None] | None = None
+) -> None:
+    """Read what is in its place already to its end, and compare it with what it should be.
+
+    Raises:
+        SizeMismatch, DigestMismatch: see :func:`take_in`.
+    """
+    take_in(stream, digest, size_bytes, _drop, progress)
+
+
+def _drop(_: memoryview) -> None:
+    """Keep nothing."""

@@ -21,7 +21,7 @@ from typing import Final
 from regmeta.errors import Error, IntegrityError, InvalidSource
 from regmeta.oci.digest import Digest
 from regmeta.store import durable
-from regmeta.store.intake import take_in
+from regmeta.store.intake import read_through
 
 READINGS: Final = 3  # of a file whose links come and go while it is read; then it is copied
 
@@ -115,7 +115,7 @@ def verify(fd: int, digest: Digest, size_bytes: int, progress: Progress | None) 
     for _ in range(READINGS):
         before = _state(fd)
         try:
-            take_in(OpenFile(fd, digest), digest, size_bytes, _drop, progress)
+            read_through(OpenFile(fd, digest), digest, size_bytes, progress)
         except IntegrityError as error:
             if _state(fd) != before:
                 raise InvalidSource(f"{digest}: its file was written while it was read") from error
@@ -160,7 +160,3 @@ class OpenFile:
 def _state(fd: int) -> tuple[int, ...]:
     found = os.fstat(fd)
     return (found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_mode, found.st_uid)
-
-
-def _drop(_: memoryview) -> None:
-    """Bytes that are in their place already."""

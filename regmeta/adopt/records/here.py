@@ -114,6 +114,8 @@ class BlobHere:
 def tags_named(database: Database, repository: str, names: Sequence[str]) -> dict[str, TagHere]:
     """Return those of *names* that are tags here, or were; one statement for up to 500."""
     found: dict[str, TagHere] = {}
+    if not names:
+        return found
     with database.read() as connection:
         for some in chunks(names):
             rows = connection.execute(_NAMED, {"repository": repository, "names": some})
@@ -140,6 +142,8 @@ def live_tags(database: Database, repository: str) -> dict[str, TagHere]:
 def held(database: Database, repository: str, digests: Collection[Digest], for_: timedelta) -> set[Digest]:
     """Return those of *digests* that are manifests here, without a gap, and leased for longer than *for_*."""
     found: set[Digest] = set()
+    if not digests:
+        return found
     with database.read() as connection:
         after = db.clock(connection) + for_
         for some in chunks(sorted(digests)):

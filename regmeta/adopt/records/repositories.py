@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -19,6 +19,7 @@ from regmeta.ingest.retry import retried
 from regmeta.models import Adoption, AdoptionDefect, AdoptionRepository
 from regmeta.models.base import UtcTime
 
+AT_ONCE: Final = 1000
 LONGEST: Final = 500  # [characters] of a subject or of what is said
 
 _COLUMNS: Final[Any] = sa.select(
@@ -148,15 +149,20 @@ class Step:
 def known(database: Database, adoption_id: int, source: str) -> KnownRepository | None:
     """Return what is known of a repository, None if no piece of it was ever done."""
     with database.read() as connection:
-        row = connection.execute(_ONE, {"adoption": adoption_id, "source": source}).one_or_none()
-    return None if row is None else KnownRepository(*row)
+        return _row(connection, adoption_id, source)
 
 
-def page(database: Database, adoption_id: int, after: str = "", limit: int = 1000) -> list[KnownRepository]:
-    """Return repositories in the order of their names there."""
-    parameters = {"adoption": adoption_id, "after": after, "limit": limit}
-    with database.read() as connection:
-        return [KnownRepository(*row) for row in connection.execute(_PAGE, parameters)]
+def every(database: Database, adoption_id: int) -> Iterator[KnownRepository]:
+    """Give all repositories of a source in the order of their names there, some read at a time."""
+    after = ""
+    while True:
+        parameters = {"adoption": adoption_id, "after": after, "limit": AT_ONCE}
+        with database.read() as connection:
+            some = [KnownRepository(*row) for row in connection.execute(_PAGE, parameters)]
+        if not some:
+            return
+        yield from some
+        after = some[-1].source
 
 
 def claim(database: Database, adoption_id: int, source: str, destination: str) -> KnownRepository | str:
@@ -171,9 +177,9 @@ def claim(database: Database, adoption_id: int, source: str, destination: str) -
     def work() -> KnownRepository | str:
         with database.transaction("adoption_claims") as connection:
             given = {"adoption": adoption_id, "source": source, "destination": destination}
-            row = connection.execute(_ONE, {"adoption": adoption_id, "source": source}).one_or_none()
+            row = _row(connection, adoption_id, source)
             if row is not None and row.destination == destination:
-                return KnownRepository(*row)
+                return row
             if row is None:
                 values = {
                     "adoption_id": adoption_id,
@@ -191,7 +197,9 @@ def claim(database: Database, adoption_id: int, source: str, destination: str) -
                 return taken
             if row is not None:
                 connection.execute(_SET_DESTINATION, {**given, "now": db.clock(connection)})
-            return KnownRepository(*connection.execute(_ONE, given).one())
+            claimed = _row(connection, adoption_id, source)
+            assert claimed is not None
+            return claimed
 
     return retried(work)
 
@@ -213,7 +221,8 @@ def note(database: Database, adoption_id: int, step: Step) -> datetime | None:
         with database.transaction("adoption_step") as connection:
             now = db.clock(connection)
             connection.execute(_LOCK, {"adoption": adoption_id})
-            is_alone = step.seen_at == _written_at(connection, adoption_id, step.source)
+            before = _row(connection, adoption_id, step.source)
+            is_alone = step.seen_at == (None if before is None else before.checked_at)
             fingerprint = step.fingerprint if is_alone else ""
             repository_id = _note(connection, adoption_id, step, fingerprint, now)
             _note_defects(connection, repository_id, step, now)
@@ -222,9 +231,9 @@ def note(database: Database, adoption_id: int, step: Step) -> datetime | None:
     return retried(work)
 
 
-def _written_at(connection: Connection, adoption_id: int, source: str) -> datetime | None:
+def _row(connection: Connection, adoption_id: int, source: str) -> KnownRepository | None:
     row = connection.execute(_ONE, {"adoption": adoption_id, "source": source}).one_or_none()
-    return None if row is None else KnownRepository(*row).checked_at
+    return None if row is None else KnownRepository(*row)
 
 
 def _note(connection: Connection, adoption_id: int, step: Step, fingerprint: str, now: datetime) -> int:

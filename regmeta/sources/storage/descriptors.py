@@ -72,7 +72,10 @@ def found_manifest(
         raise InvalidManifest(f"{where}: {digest} has more than {MAX_MANIFEST_BYTES} bytes")
     if not digest.matches(content):
         raise DigestMismatch(f"{where}: the bytes of {digest} have another digest")
-    document = _object(content, f"{where}: {digest}")
+    try:
+        document = strict_json.load_object(content)
+    except strict_json.StrictJSONError as error:
+        raise InvalidManifest(f"{where}: {digest}: {error}") from None
     own_type = _own_type(document, f"{where}: {digest}")
     said = listed_type or own_type
     _refuse_schema1(document, own_type, f"{where}: {digest}")
@@ -87,16 +90,6 @@ def found_manifest(
     # An OCI document need not say it.
     says_type = said is not None or "mediaType" not in document
     return FoundManifest(Descriptor(media_type, digest, len(content)), says_type)
-
-
-def _object(content: bytes, where: str) -> dict[str, Any]:
-    try:
-        document = strict_json.loads(content)
-    except strict_json.StrictJSONError as error:
-        raise InvalidManifest(f"{where}: {error}") from None
-    if not isinstance(document, dict):
-        raise InvalidManifest(f"{where}: not a JSON object")
-    return document
 
 
 def _own_type(document: dict[str, Any], where: str) -> str | None:

@@ -80,10 +80,10 @@ def _tree(location: str, links: bool, bucket: Reach | None) -> Tree:
 def _docker_above(
     location: str, links: bool, kind: Kind | None, bucket: Reach | None
 ) -> RegistryStorage | None:
-    for above in _above(location):
+    for folder in folders_above(location):
         # What cannot be opened is a folder of whoever runs the registry, closed to who moves it.
         with suppress(InvalidSource):
-            tree = _tree(above, links, bucket)
+            tree = _tree(folder, links, bucket)
             with _closed_on_error(tree):
                 found = _docker(tree, kind)
             if found is not None:
@@ -92,7 +92,7 @@ def _docker_above(
     return None
 
 
-def _above(location: str) -> Iterator[str]:
+def folders_above(location: str) -> Iterator[str]:
     """Name what a location lies in, where it may be a folder that docker's registry made."""
     scheme = _URL.match(location)
     root = scheme.group() if scheme is not None else "/"

@@ -9,7 +9,7 @@ import pytest
 
 from regmeta.errors import InvalidSource
 from regmeta.sources.storage import Kind
-from regmeta.sources.storage.open import _above, open_storage
+from regmeta.sources.storage.open import folders_above, open_storage
 from tests.builders import LayoutBuilder
 from tests.support.old_registries.docker_tree import DockerTree
 
@@ -105,7 +105,7 @@ def test_link_below_the_root_is_said_to_be_one(docker: Path, tmp_path: Path) -> 
     ],
 )
 def test_what_a_location_may_lie_in(location: str, above: list[str]) -> None:
-    assert list(_above(location)) == above
+    assert list(folders_above(location)) == above
 
 
 def test_nothing_is_left_open(docker: Path, layouts: Path, tmp_path: Path) -> None:
