@@ -129,6 +129,8 @@ def test_file_of_nobody_that_may_not_be_read_hides_no_later_push(old: OldDocker,
         adoption.run()
         old.push("app", "v2")
         adoption.run()
+        assert adoption.run().unchanged == 1
+        adoption.finalize()
     assert set(adoption.tags("app")) == {"v1", "v2"}
 
 
