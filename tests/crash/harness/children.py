@@ -14,6 +14,8 @@ import pickle
 import random
 import signal
 import struct
+import sys
+import threading
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -213,6 +215,7 @@ def _be_child(
             mutate()
 
         def reached(name: str) -> None:
+            assert threading.current_thread() is threading.main_thread(), f"{name} is reached in a thread"
             notes.add("point", name)
             if handler is not None:
                 handler(name)
@@ -231,14 +234,14 @@ def _be_child(
 
 def _make_deterministic(seed: int) -> None:
     from regmeta.ingest import local_registry
-    from regmeta.maintain.verify import data, run
-    from regmeta.store import bucket, filesystem, s3
-    from regmeta.sync import listing, pipeline
+    from regmeta.maintain.verify import run
+    from regmeta.sync import pipeline
 
     logging.disable(logging.CRITICAL)  # writing to stderr would be a system call that is no step
-    for module in (local_registry, filesystem, bucket, s3, data, listing, pipeline):
-        assert "Threads" in vars(module)
-        vars(module)["Threads"] = InlineExecutor
+    for name, module in list(sys.modules.items()):
+        # In every module, and where one that is loaded later finds it.
+        if name.startswith("regmeta.") and "Threads" in vars(module):
+            vars(module)["Threads"] = InlineExecutor
     vars(pipeline)["wait"] = all_done
     run.CHECKPOINT_S = 0.0  # type: ignore[misc]
     for batching in (local_registry, pipeline):
