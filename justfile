@@ -27,12 +27,16 @@ format:
     ruff check --fix
     ruff format
 
-# run the fast tests; more arguments go to pytest
+# run the fast tests: what needs no server and no other programs; more arguments go to pytest
 test *arguments:
-    pytest -n 3 --in-memory -m "not soak and not long and not docs" "$@"
+    pytest -n 3 --dist worksteal --in-memory -m "not slow and not soak and not long and not docs" "$@"
 
-# run every test there is
-test-all: test docs soak
+# run the tests on PostgreSQL and S3, with other programs, and those that take seconds
+slow *arguments:
+    pytest -n 3 --dist worksteal --in-memory -m "slow and not soak and not long and not docs" "$@"
+
+# run every test but those that wait for a release
+test-all: test slow docs soak
 
 # kill processes, cut the power, break disks and databases at every step, and print the table of it
 crash *arguments:
@@ -44,7 +48,7 @@ interop *arguments:
 
 # run the commands that README and docs show
 docs *arguments:
-    pytest -m docs "$@"
+    pytest -n 2 --dist worksteal -m docs "$@"
 
 # run the long tests
 soak *arguments:

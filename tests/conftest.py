@@ -62,10 +62,17 @@ def _work_in_memory() -> None:
         os.environ["PYTEST_DEBUG_TEMPROOT"] = str(MEMORY)
 
 
+SERVERS: Final = {"postgres", "buckets"}  # fixtures
+PROGRAMS: Final = tuple(Path(__file__).parent / folder for folder in ("crash", "interop"))
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Count the slow half of some tests among the long ones."""
+    """Count what needs a server or many processes among the slow tests, and some of it as long."""
     for item in items:
         of = getattr(getattr(item, "callspec", None), "params", {}).get("backend")
+        needs_server = of == "postgresql" or not SERVERS.isdisjoint(getattr(item, "fixturenames", ()))
+        if needs_server or any(item.path.is_relative_to(folder) for folder in PROGRAMS):
+            item.add_marker(pytest.mark.slow)
         if of == "postgresql" and item.get_closest_marker("soak_on_postgresql") is not None:
             item.add_marker(pytest.mark.soak)
         if of == "postgresql" and item.get_closest_marker("long_on_postgresql") is not None:

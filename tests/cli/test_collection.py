@@ -140,6 +140,7 @@ def next_round(process: subprocess.Popen[str]) -> Any:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.slow
 def test_gc_watch_collects_until_a_signal_and_ends_well(
     regmeta: Command, home: Path, layout: Path, number: signal.Signals
 ) -> None:

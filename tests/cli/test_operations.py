@@ -225,6 +225,7 @@ def test_metrics_of_a_database_that_is_away_say_so(home: Path, bare: Command) ->
     assert (found.code, samples(found.out)["regmeta_database_up"]) == (6, 0)
 
 
+@pytest.mark.slow
 def test_a_run_leaves_its_metrics_in_a_file(home: Path, hello: Path, tmp_path: Path) -> None:
     path = tmp_path / "import.prom"
     assert run(home, "--metrics-file", path, "import", hello, "other").returncode == 0
@@ -517,6 +518,7 @@ def state_of(pid: int) -> str:
         (signal.SIGINT, "publish.renamed", 0),
     ],
 )
+@pytest.mark.slow
 def test_a_signal_ends_an_import_with_nothing_half(
     regmeta: Command, home: Path, layout: Path, point: str, tags: int, number: signal.Signals
 ) -> None:

@@ -92,6 +92,7 @@ def test_process_at_work_is_a_refusal(regmeta: Command, filled: dict[str, str], 
     store.close()
 
 
+@pytest.mark.slow
 def test_rebuild_that_is_killed_goes_on_when_run_again(
     regmeta: Command, filled: dict[str, str], home: Path, layout: Path
 ) -> None:
@@ -111,6 +112,7 @@ def test_rebuild_that_is_killed_goes_on_when_run_again(
     assert regmeta("tag", "show", "hello:v1", "--json").json["digest"] == filled["v1"]
 
 
+@pytest.mark.slow
 def test_two_rebuilds_at_once_end_well_or_one_is_refused(
     regmeta: Command, filled: dict[str, str], home: Path
 ) -> None:

@@ -237,6 +237,7 @@ def test_file_with_a_bad_setting_is_refused_by_name(
 # --- interrupted --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_interrupted_import_says_so_and_the_next_run_completes_it(
     regmeta: Command, home: Path, layout: Path
 ) -> None:

@@ -117,6 +117,7 @@ def test_nothing_is_written(regmeta: Command, filled: dict[str, str], home: Path
     assert not list(home.glob("verify*"))
 
 
+@pytest.mark.slow
 def test_interrupted_run_ends_with_one_line_and_the_next_goes_on(
     regmeta: Command, home: Path, layout: Path
 ) -> None:

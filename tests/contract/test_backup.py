@@ -61,6 +61,7 @@ def against_store(url: str, settings: Settings) -> list[str]:
         return [line for line in findings(database, store) if not any(word in line for word in later)]
 
 
+@pytest.mark.slow
 def test_copy_that_is_made_while_four_import_is_of_one_moment(
     settings: Settings, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:

@@ -128,6 +128,7 @@ def test_copy_from_before_another_restore_gets_what_came_after_both(
 
 
 @pytest.mark.soak_on_postgresql
+@pytest.mark.slow
 def test_restore_that_is_killed_anywhere_is_finished_by_the_next_run(
     settings: Settings, builder: LayoutBuilder, layout: Path, copy: Path, tmp_path: Path
 ) -> None:

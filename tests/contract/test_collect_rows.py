@@ -45,6 +45,7 @@ def test_manifest_whose_digest_cannot_be_read_costs_only_itself_and_is_told_of(
     assert failure.last_error == "not a stored digest: 09626164"
 
 
+@pytest.mark.slow
 def test_one_run_goes_past_more_failures_than_fit_one_transaction(
     impatient: Writing, builder: LayoutBuilder, layout: Path
 ) -> None:

@@ -83,6 +83,7 @@ def _plain(value: Any) -> Any:
     return value
 
 
+@pytest.mark.slow
 def test_all_rows_are_the_same_in_the_new_database(filled: Settings, target_url: str) -> None:
     with app.open_database(filled) as database:
         before, said = plain(database), logical_dump(database)

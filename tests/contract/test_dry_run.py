@@ -192,6 +192,7 @@ def operate(writing: Writing, layout: Path, operation: tuple[Any, ...]) -> None:
 
 @pytest.mark.soak_on_postgresql
 @pytest.mark.inconsistent  # a manifest that is deleted by hand has no new snapshot
+@pytest.mark.slow
 def test_dry_run_says_what_the_run_does_on_any_registry(registry: Writing, layout: Path) -> None:
     seen = {"manifests": 0, "blobs": 0, "left": 0}
 

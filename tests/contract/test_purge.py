@@ -229,6 +229,7 @@ class Stopped(Exception):
 
 
 @pytest.mark.parametrize("at", range(1, 12))
+@pytest.mark.slow
 def test_purge_that_is_stopped_anywhere_goes_on(
     impatient: Writing, builder: LayoutBuilder, layout: Path, monkeypatch: pytest.MonkeyPatch, at: int
 ) -> None:

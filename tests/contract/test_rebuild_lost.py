@@ -253,6 +253,7 @@ def points_of_a_rebuild(settings: Settings) -> list[str]:
 @pytest.mark.soak_on_postgresql
 @pytest.mark.inconsistent
 @pytest.mark.parametrize("every", [8, pytest.param(1, marks=pytest.mark.long)])
+@pytest.mark.slow
 def test_rebuild_stopped_at_any_point_and_run_again_ends_as_if_it_was_not(
     settings: Settings, rich: Dump, tmp_path: Path, every: int
 ) -> None:

@@ -299,6 +299,7 @@ def test_change_between_plan_and_lock_is_seen(
     forget_unnamed(writing)
 
 
+@pytest.mark.slow
 def test_rebuild_beside_four_writers_loses_nothing(settings: Settings, tmp_path: Path) -> None:
     builders = [LayoutBuilder(seed=number) for number in range(4)]
     images = [[builder.image() for _ in range(12)] for builder in builders]

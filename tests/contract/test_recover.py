@@ -70,6 +70,7 @@ def stagings(settings: Settings) -> set[str]:
 
 
 @pytest.mark.parametrize("phase", PHASES)
+@pytest.mark.slow
 def test_killed_process_is_cleared_up_by_the_next_writer(
     settings: Settings, start: Start, phase: str
 ) -> None:
@@ -92,6 +93,7 @@ def test_killed_process_is_cleared_up_by_the_next_writer(
 
 
 @pytest.mark.parametrize("phase", PHASES)
+@pytest.mark.slow
 def test_living_process_is_left_alone(settings: Settings, start: Start, phase: str) -> None:
     process = start(phase)
     with open_for_writing(settings) as writing:

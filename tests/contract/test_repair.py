@@ -196,6 +196,7 @@ DRIFT = [
 
 @pytest.mark.soak_on_postgresql
 @pytest.mark.parametrize(("statement", "kind"), DRIFT)
+@pytest.mark.slow
 def test_rows_that_drifted_are_derived_from_the_bytes_again(
     damaged: Damaged, statement: str, kind: Kind, backend: str
 ) -> None:

@@ -29,6 +29,8 @@ from tests.builders import make_layout
 from tests.support.registry import rows, settings_of
 from tests.support.replica import Pair, streaming, wait_until
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def pair() -> Iterator[Pair]:

@@ -147,6 +147,7 @@ def when_fenced(act: Callable[[], object]) -> Iterator[None]:
 # --- what is there afterwards -----------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_new_store_has_every_object_under_its_key(filled: Settings, target: str) -> None:
     before, bytes_before = said(filled), content_of(filled)
     moved = move(filled, target)

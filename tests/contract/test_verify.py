@@ -510,6 +510,7 @@ def test_each_kind_has_a_case() -> None:
 
 @pytest.mark.soak_on_postgresql
 @pytest.mark.parametrize(("kind", "damage"), ALL)
+@pytest.mark.slow
 def test_damage_is_found_and_nothing_else(registry: Damaged, kind: Kind, damage: Damage) -> None:
     expected = damage(registry)
     assert kind in {found for found, _ in expected}

@@ -528,6 +528,7 @@ def test_store_of_another_database_is_refused(writing: Writing) -> None:
 
 
 @pytest.mark.parametrize("collecting", [True, False], ids=["collector", "layouts"])
+@pytest.mark.slow
 def test_nothing_is_found_beside_writers_and_a_collector(
     settings: Settings, tmp_path: Path, collecting: bool
 ) -> None:
@@ -629,6 +630,7 @@ NONSENSE = {
 @pytest.mark.inconsistent
 @pytest.mark.parametrize("case", NONSENSE)
 @pytest.mark.parametrize("backend", ["sqlite"])
+@pytest.mark.slow
 def test_values_of_other_programs_are_found_and_crash_nothing(
     writing: Writing, builder: LayoutBuilder, layout: Path, case: str, backend: str
 ) -> None:
@@ -684,6 +686,7 @@ def test_a_page_of_keys_that_are_no_text_comes_to_an_end(writing: Writing, backe
 
 @pytest.mark.inconsistent
 @pytest.mark.parametrize("backend", ["sqlite"])
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_blobs(writing: Writing, backend: str) -> None:
     peaks = []
     for number in (2_000, 18_000):

@@ -62,6 +62,7 @@ def test_transactions_are_named_and_no_two_share_a_name() -> None:
     assert len(named) == len(set(named)), sorted(named)
 
 
+@pytest.mark.slow
 def test_points_are_of_the_form_that_the_variable_takes() -> None:
     found = named_points()
     assert len(found) > 40

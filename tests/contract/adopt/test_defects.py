@@ -64,6 +64,7 @@ def test_good_registry_comes_whole_and_has_no_defects(
     assert adoption.unexplained(deep=True) == []
 
 
+@pytest.mark.slow
 def test_every_defect_is_named_and_what_is_beside_it_is_complete(
     served: Served, adopt: Callable[[Path], Adopting]
 ) -> None:
@@ -104,6 +105,7 @@ def assert_whole_and_nothing_broken(adoption: Adopting, planted: Iterable[Plante
 
 
 @pytest.mark.soak_on_postgresql
+@pytest.mark.slow
 def test_plan_names_what_a_run_does_and_a_second_run_says_it_again(
     served: Served, adopt: Callable[[Path], Adopting]
 ) -> None:

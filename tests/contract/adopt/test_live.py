@@ -157,6 +157,7 @@ def live_tags(settings: Settings, *names: str) -> dict[str, dict[str, Digest]]:
 
 @pytest.mark.soak_on_postgresql
 @pytest.mark.skipif(not docker_registry.is_installed(), reason="no docker-registry")
+@pytest.mark.slow
 def test_all_that_the_old_registry_acknowledged_is_here_after_the_last_run(
     hasty: Settings, tmp_path: Path
 ) -> None:
@@ -273,6 +274,7 @@ def end_leases(settings: Settings) -> None:
 
 
 @pytest.mark.soak_on_postgresql
+@pytest.mark.slow
 def test_two_adoptions_of_one_source_at_once_bring_all_of_it(settings: Settings, old: GrowingFolder) -> None:
     with ExitStack() as stack:
         both = [stack.enter_context(started(settings, "adopt", str(old.root))) for _ in range(2)]

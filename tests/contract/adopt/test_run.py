@@ -604,6 +604,7 @@ def test_adoption_of_zot_leaves_it_as_it_was(adopt: Callable[[Path], Adopting], 
 
 
 @pytest.mark.soak_on_postgresql
+@pytest.mark.slow
 def test_many_tags_of_one_repository_come_in_pieces_and_go_on_where_they_were(
     old: OldDocker, adoption: Adopting, monkeypatch: pytest.MonkeyPatch
 ) -> None:

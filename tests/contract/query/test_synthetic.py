@@ -37,6 +37,7 @@ def test_the_same_shape_gives_the_same_rows_and_another_seed_others() -> None:
     assert _rows(SHAPE) != _rows(Shape(SHAPE.manifests, 4, SHAPE.today))
 
 
+@pytest.mark.slow
 def test_there_are_about_as_many_manifests_as_asked_for_and_a_fifth_are_indexes() -> None:
     kinds = [row[3] for row in _rows(Shape(20_000, 3, SHAPE.today))["manifests"]]
     assert 0.85 < len(kinds) / 20_000 < 1.15

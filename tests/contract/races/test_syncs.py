@@ -399,6 +399,7 @@ def collecting(settings: Settings) -> Iterator[list[BaseException]]:
         assert not thread.is_alive()
 
 
+@pytest.mark.slow
 def test_syncs_beside_a_collector_that_takes_all_that_nobody_needs_end_whole(
     settings: Settings, upstream: BadRegistry
 ) -> None:

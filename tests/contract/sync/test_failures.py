@@ -67,6 +67,7 @@ def layer_of(builder: LayoutBuilder, number: int) -> str:
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Rule) else str(value),
 )
+@pytest.mark.slow
 def test_bad_image_is_left_out_noted_and_mended(
     writing: Writing, remote: BadRegistry, builder: LayoutBuilder, where: str, rule: Rule, error: str
 ) -> None:

@@ -89,6 +89,7 @@ def test_tag_that_is_not_wanted_any_more_stays(writing: Writing, remote: BadRegi
     ],
     ids=["empty", "null", "nothing", "404", "500", "401", "cut"],
 )
+@pytest.mark.slow
 def test_error_or_empty_list_removes_nothing(writing: Writing, remote: BadRegistry, rule: Rule) -> None:
     sync(remote, writing, **DELETE)
     before = tags(writing.database)

@@ -44,6 +44,7 @@ def polled(settings: Settings, remote: BadRegistry, *prefixes: str, **options: A
 
 
 @pytest.mark.parametrize("platforms", [(), ("linux/amd64",)], ids=["all", "filtered"])
+@pytest.mark.slow
 def test_poll_asks_once_for_each_tag_and_the_statements_stay_few(
     settings: Settings, bad_registry: BadRegistry, platforms: tuple[str, ...]
 ) -> None:
@@ -81,6 +82,7 @@ def test_poll_without_the_referrers_api_asks_for_nothing_more(
 
 
 @pytest.mark.soak_on_postgresql
+@pytest.mark.slow
 def test_two_thousand_unchanged_tags_need_twenty_statements_with_the_opening(
     settings: Settings, bad_registry: BadRegistry
 ) -> None:

@@ -250,6 +250,7 @@ def test_upstream_that_hangs_keeps_no_other_policy_waiting(
 
 
 @pytest.mark.parametrize("prefix", ["app", "a*"], ids=["repository", "catalog"])
+@pytest.mark.slow
 def test_upstream_that_is_away_is_told_once_and_so_is_its_return(
     watching: Callable[..., Watching], remote: BadRegistry, prefix: str
 ) -> None:
