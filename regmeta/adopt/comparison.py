@@ -30,7 +30,7 @@ DifferenceKind = Literal["missing", "different", "only here", "damaged here", "u
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One thing that is not the same: *subject* is a tag or a digest.
+    """One thing that is not the same: *subject* is a tag or a digest, or a repository that does not come.
 
     *explained_by* is the class of a defect that was reported; or "gone-there" for what an adoption brought
     and was deleted there since: it is kept here until the adoption is finalized, and then collected.
@@ -104,7 +104,7 @@ def _gone(parts: Parts, seen: set[str]) -> Iterator[ComparedRepository]:
         if known.source in seen or not known.tags:
             continue
         if next(here.manifests(parts.database, known.destination), None) is not None:
-            detail = f"the whole repository is gone there since {known.checked_at}"
+            detail = f"the whole repository is gone there since {known.checked_at:%F %TZ}"
             gone = [Difference("only here", known.destination, detail)]
             yield ComparedRepository(known.source, known.destination, differences=gone)
 
@@ -140,9 +140,12 @@ class _Comparison:
             if defect.kind == "unreadable" and defect.subject == self._listing.name:
                 self._differ("unreadable there", defect.subject, defect.detail)
         if not self._compared.destination or self._refused is not None:
+            # By its name where it lists nothing: one with a bad name is not even looked into.
+            subjects = [tag.name for tag in self._listing.tags]
+            subjects += [str(digest) for digest in sorted(self._listing.manifests)]
             self._compared.differences += [
-                Difference("missing", tag.name, "has no place here", self._refused)
-                for tag in self._listing.tags
+                Difference("missing", subject, "has no place here", self._refused)
+                for subject in subjects or [self._listing.name]
             ]
             return
         self._tags()

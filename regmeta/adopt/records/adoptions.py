@@ -72,12 +72,14 @@ def start(
             found = KnownAdoption(*connection.execute(_OF, {"of": location}).one())
             if found.prefix != prefix:
                 below = found.prefix or "the top"
-                raise Refused(f"{location}: its repositories go below {below} since {found.started_at}")
+                raise Refused(
+                    f"{location}: its repositories go below {below} since {found.started_at:%F %TZ}"
+                )
             if found.finalized_at is not None:
                 if not reopen:
                     raise Refused(
-                        f"{location}: was finalized at {found.finalized_at}: what is there now is looked at"
-                        " again with --reopen"
+                        f"{location}: was finalized at {found.finalized_at:%F %TZ}:"
+                        " what is there now is looked at again with --reopen"
                     )
                 connection.execute(_BY_ID.values(finalized_at=None, completed_at=None), {"of": found.id})
                 # Its leases have ended: all is looked at again, whether it has changed there or not.

@@ -173,3 +173,13 @@ def test_what_was_never_adopted_cannot_be_compared(old: OldDocker, adopt: Callab
         error = refusal(work)
         assert isinstance(error, NotFound)
         assert str(old.root) in str(error)
+
+
+def test_repository_with_a_bad_name_is_never_just_equal(adopted: Adopting, old: OldDocker) -> None:
+    """Nothing of it is read, and still it is told that nothing of it is here."""
+    old.push("Team", "v1")
+    assert adopted.unexplained() == [("Team", "missing", "Team")]
+    adopted.run(links=False)
+    [found] = [each for each in adopted.verify() if each.source == "Team"]
+    [difference] = found.differences
+    assert (difference.subject, difference.explained_by) == ("Team", "bad-repository-name")

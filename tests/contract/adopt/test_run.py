@@ -439,6 +439,9 @@ def test_name_that_is_too_long_below_the_prefix_is_a_defect(old: OldDocker, adop
     assert adoption.tags(f"{prefix}/app") == {"v1": good}
     assert kinds(adoption) == {(name, "bad-repository-name", name)}
     assert adoption.unexplained() == []
+    [found] = [each for each in adoption.verify() if each.source == name]
+    assert {item.explained_by for item in found.differences} == {"bad-repository-name"}
+    assert found.differences[0].subject == "v1"
 
 
 def test_two_sources_with_one_name_need_a_prefix(
