@@ -70,8 +70,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Count what needs a server or many processes among the slow tests, and some of it as long."""
     for item in items:
         of = getattr(getattr(item, "callspec", None), "params", {}).get("backend")
-        needs_server = of == "postgresql" or not SERVERS.isdisjoint(getattr(item, "fixturenames", ()))
-        if needs_server or any(item.path.is_relative_to(folder) for folder in PROGRAMS):
+        needs_server = not SERVERS.isdisjoint(getattr(item, "fixturenames", ()))
+        says_so = any(server in item.nodeid for server in ("postgres", "bucket"))  # or a parameter
+        if needs_server or says_so or any(item.path.is_relative_to(folder) for folder in PROGRAMS):
             item.add_marker(pytest.mark.slow)
         if of == "postgresql" and item.get_closest_marker("soak_on_postgresql") is not None:
             item.add_marker(pytest.mark.soak)
