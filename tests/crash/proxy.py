@@ -12,8 +12,8 @@ from pathlib import Path
 
 SOCKET_NAME = ".s.PGSQL.5432"
 INGEST = b"INSERT INTO ingests"
-COMMIT = b"COMMIT"
-ROLLBACK = b"ROLLBACK"
+COMMIT = b"COMMIT\0"  # as a whole: BEGIN says READ COMMITTED
+ROLLBACK = b"ROLLBACK\0"
 
 
 class CuttingProxy:
