@@ -67,7 +67,7 @@ class CuttingProxy:
                         is_ingest, sent = INGEST in sent, b""
                         if is_ingest and self.cuts_left:
                             self.cuts_left -= 1
-                            self._cut(server, data)
+                            self._cut(client, server, data)
                             return
                     server.sendall(data)
                 answer = _receive(server)
@@ -76,13 +76,16 @@ class CuttingProxy:
                 if answer is not None:
                     client.sendall(answer)
 
-    def _cut(self, server: socket.socket, data: bytes) -> None:
+    def _cut(self, client: socket.socket, server: socket.socket, data: bytes) -> None:
         if self._when == "after":
-            server.settimeout(10)
             server.sendall(data)
             answer = b""
             while COMMIT not in answer:
-                answer += server.recv(65536)
+                if not self._open:
+                    return
+                # The Sync that asks for the answer may come by itself.
+                server.sendall(_receive(client) or b"")
+                answer += _receive(server) or b""
         self.cuts_done += 1
 
 
