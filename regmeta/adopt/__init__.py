@@ -12,9 +12,3 @@
 ``finalize``   the end: what was brought is collected like anything else from then on
 ``records``    the rows
 """
-
-from typing import Final
-
-from regmeta.ingest.plan import ADOPTED
-
-MARK: Final = ADOPTED

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
-from regmeta.adopt import MARK
 from regmeta.adopt.records import defects, here, repositories
 from regmeta.adopt.records.adoptions import KnownAdoption
 from regmeta.adopt.records.defects import KnownDefect
@@ -18,6 +17,7 @@ from regmeta.adopt.terms import destination_of, fingerprint_of
 from regmeta.db import Database
 from regmeta.errors import DigestMismatch, Error, SizeMismatch, StoreUnavailable, without_frames
 from regmeta.ingest.adopted_statistics import PUSHED
+from regmeta.ingest.plan import ADOPTED
 from regmeta.oci.digest import Digest
 from regmeta.sources.storage import RegistryStorage, StoredRepository
 from regmeta.store import BlobStore, ObjectMissing
@@ -179,7 +179,7 @@ class _Comparison:
                     self._compared.manifests += 1
                 if manifest.digest not in left:
                     # zot's statistics may have told meanwhile who pushed it there.
-                    more[manifest.digest] = manifest.pushed_by.startswith((MARK, PUSHED))
+                    more[manifest.digest] = manifest.pushed_by.startswith((ADOPTED, PUSHED))
                 left.discard(manifest.digest)
             self._blobs([manifest.id for manifest in some])
         for digest in sorted(left):

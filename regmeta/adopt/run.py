@@ -25,7 +25,6 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from regmeta import metrics
-from regmeta.adopt import MARK
 from regmeta.adopt.defects import Found, defect_of
 from regmeta.adopt.finalize import require_some
 from regmeta.adopt.listing import LISTING, Listed, Lister
@@ -37,6 +36,7 @@ from regmeta.adopt.records.adoptions import KnownAdoption
 from regmeta.adopt.terms import LEASE, AdoptReport, Options
 from regmeta.errors import IntegrityError, LeftOut, RemoteUnavailable, without_frames
 from regmeta.ingest.local_registry import LOOK_AHEAD, LocalRegistry
+from regmeta.ingest.plan import ADOPTED
 from regmeta.ingest.reserve import chunks, live
 from regmeta.ingest.skip import skippable
 from regmeta.ingest.unit_of_work import Writer
@@ -61,8 +61,8 @@ class Run:
         options: Options,
         progress: Progress,
     ) -> None:
-        if not writer.actor.startswith(MARK):
-            raise ValueError(f"{writer.actor}: the name of who adopts begins with {MARK}")
+        if not writer.actor.startswith(ADOPTED):
+            raise ValueError(f"{writer.actor}: the name of who adopts begins with {ADOPTED}")
         self._storage = storage
         self._registry = registry
         self._writer = writer

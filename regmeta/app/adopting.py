@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import msgspec
 
-from regmeta.adopt import MARK
 from regmeta.adopt.comparison import ComparedRepository, Parts, compare
 from regmeta.adopt.finalize import finalize as end_adoption
 from regmeta.adopt.plan import AdoptPlan, make_plan
@@ -26,6 +25,7 @@ from regmeta.db import Database
 from regmeta.errors import NotFound, UsageError
 from regmeta.ingest.adopted_statistics import StatisticsReport
 from regmeta.ingest.adopted_statistics import take_statistics as keep_statistics
+from regmeta.ingest.plan import ADOPTED
 from regmeta.oci import names
 from regmeta.settings import Settings
 from regmeta.settings.object_store import is_bucket
@@ -95,7 +95,7 @@ def run(
         Unavailable, Locked: the registry here does not take anything now; run again it goes on.
     """
     _check_prefix(prefix)
-    actor = f"{MARK}{settings.actor}"
+    actor = f"{ADOPTED}{settings.actor}"
     lifetimes = lifetimes_for(lifetimes_of(settings))
     with (
         opened(settings, source, links=links) as storage,

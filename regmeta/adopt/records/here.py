@@ -10,8 +10,8 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from regmeta import db
-from regmeta.adopt import MARK
 from regmeta.db import Database
+from regmeta.ingest.plan import ADOPTED
 from regmeta.ingest.reserve import chunks
 from regmeta.models import Blob, IndexMember, Manifest, ManifestBlob, Repository, Tag
 from regmeta.oci.digest import Digest
@@ -122,7 +122,7 @@ def tags_named(database: Database, repository: str, names: Sequence[str]) -> dic
             for name, digest, started_by, ended_at, ended_by in rows:
                 # In the order of time: the last one stands.
                 by = started_by if ended_at is None else ended_by or ""
-                found[name] = TagHere(digest if ended_at is None else None, by.startswith(MARK))
+                found[name] = TagHere(digest if ended_at is None else None, by.startswith(ADOPTED))
     return found
 
 
@@ -136,7 +136,7 @@ def live_tags(database: Database, repository: str) -> dict[str, TagHere]:
     """Return all tags that a repository has now."""
     with database.read() as connection:
         rows = connection.execute(_LIVE, {"repository": repository})
-        return {name: TagHere(digest, by.startswith(MARK)) for name, digest, by in rows}
+        return {name: TagHere(digest, by.startswith(ADOPTED)) for name, digest, by in rows}
 
 
 def held(database: Database, repository: str, digests: Collection[Digest], for_: timedelta) -> set[Digest]:

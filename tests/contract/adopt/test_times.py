@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from regmeta.adopt import MARK
+from regmeta.ingest.plan import ADOPTED
 from regmeta.oci.digest import Digest
 from tests.contract.adopt.conftest import Adopting, OldDocker
 from tests.support.old_registries.layouts import blob_path, zot_folder
@@ -60,10 +60,10 @@ def test_manifests_and_tags_have_the_times_of_their_files(old: OldDocker, adopti
     at(old.revision_link("app", str(untagged)), THEN + timedelta(days=2))
     adoption.run()
     assert pushed(adoption) == {
-        image: (THEN, f"{MARK}{ACTOR}"),
-        untagged: (THEN + timedelta(days=2), f"{MARK}{ACTOR}"),
+        image: (THEN, f"{ADOPTED}{ACTOR}"),
+        untagged: (THEN + timedelta(days=2), f"{ADOPTED}{ACTOR}"),
     }
-    assert history(adoption, "v1") == [(image, THEN + timedelta(days=1), None, f"{MARK}{ACTOR}")]
+    assert history(adoption, "v1") == [(image, THEN + timedelta(days=1), None, f"{ADOPTED}{ACTOR}")]
 
 
 def test_layout_has_the_times_of_its_manifests(adopt: Callable[[Path], Adopting], tmp_path: Path) -> None:
@@ -76,7 +76,7 @@ def test_layout_has_the_times_of_its_manifests(adopt: Callable[[Path], Adopting]
     adoption.run()
     for repository, digests in served.manifests.items():
         found = pushed(adoption, repository)
-        assert {found[digest] for digest in digests} == {(THEN, f"{MARK}{ACTOR}")}
+        assert {found[digest] for digest in digests} == {(THEN, f"{ADOPTED}{ACTOR}")}
 
 
 def test_tag_that_was_moved_twice_has_its_history_in_order(old: OldDocker, adoption: Adopting) -> None:
