@@ -49,7 +49,8 @@ def test_error_that_nobody_waited_for_comes_out_of_the_commit(database: Database
     def work(connection: sa.Connection) -> None:
         insert(connection, 1)
         insert(connection, 2, "nonsense")
-        reached.append("behind it")  # its answer is read by what is sent next, at the earliest
+        reached.append("behind it")
+        insert(connection, 3)  # the earliest that reads the answer; as a rule COMMIT does
 
     with pytest.raises(errors.ConstraintViolated, match="ck_repositories_state"):
         attempt(database, work)
